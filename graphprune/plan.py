@@ -1,0 +1,276 @@
+"""The plan: the contract between deciding what leaves and making it leave.
+
+A plan names no ONNX or torch type: values, nodes and initializers are strings of the input file, and
+every index is in the numbering of the original. Whoever holds the original and a plan can rebuild the
+masked original or the pruned graph without graphprune (docs/plan-format.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprune.errors import UsageError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """One axis of one tensor, shortened to the indices that stay.
+
+    Attributes:
+        axis: The shortened axis (non-negative).
+        size: Its length in the original, at the binding the plan was made with.
+        kept: int64 indices in increasing order. Shape `(k,)`, or `(*block_sizes, k)` where blocks
+            keep different sets: one row for each index of `blocks` (after the cuts of those axes).
+        blocks: The axes that index the rows of `kept`, outermost first. Empty in the common case.
+        dynamic: The length of the axis depends on a dynamic dimension (e.g. batch x heads merged);
+            `kept` then holds for the plan's binding only.
+    """
+
+    axis: int
+    size: int
+    kept: np.ndarray
+    blocks: tuple[int, ...] = ()
+    dynamic: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many indices of the axis stay."""
+        return int(self.kept.shape[-1])
+
+    def take(self, array: np.ndarray) -> np.ndarray:
+        """Shorten `array`; for a cut with blocks, the block axes must already be shortened."""
+        if not self.blocks:
+            return np.take(array, self.kept, axis=self.axis)
+        shape = [1] * array.ndim
+        for position, axis in enumerate(self.blocks):
+            shape[axis] = self.kept.shape[position]
+        shape[self.axis] = self.count
+        order = np.argsort([*self.blocks, self.axis])
+        index = np.transpose(self.kept, order).reshape(shape)
+        target = list(array.shape)
+        target[self.axis] = self.count
+        return np.take_along_axis(array, np.broadcast_to(index, target), axis=self.axis)
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"axis": self.axis, "size": self.size, "kept": self.kept.tolist()}
+        if self.blocks:
+            data["blocks"] = list(self.blocks)
+        if self.dynamic:
+            data["dynamic"] = True
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cut:
+        return cls(
+            axis=int(data["axis"]),
+            size=int(data["size"]),
+            kept=np.asarray(data["kept"], dtype=np.int64),
+            blocks=tuple(int(a) for a in data.get("blocks", ())),
+            dynamic=bool(data.get("dynamic", False)),
+        )
+
+
+def take(array: np.ndarray, cuts: Iterable[Cut]) -> np.ndarray:
+    """Apply several cuts to one array: plain ones first, then those indexed by blocks."""
+    for cut in sorted(cuts, key=lambda c: (len(c.blocks), c.axis)):
+        array = cut.take(array)
+    return array
+
+
+def pruned_shape(shape: Iterable[int], cuts: Iterable[Cut]) -> tuple[int, ...]:
+    """The shape after `cuts`. A dynamic axis scales with its length at the present binding."""
+    dims = list(shape)
+    for cut in cuts:
+        size = dims[cut.axis]
+        dims[cut.axis] = cut.count if size == cut.size else size * cut.count // cut.size
+    return tuple(dims)
+
+
+@dataclass(frozen=True, eq=False)
+class InitializerCut:
+    """One *use* of an initializer that was cut: equal-valued initializers are shared by exporters,
+    so two uses of one initializer may keep different indices.
+
+    Attributes:
+        initializer: Name of the initializer in the original.
+        node: The consumer's name or, where it has none, its first output's.
+        input: Which input of that node.
+        cuts: The axes that were shortened.
+    """
+
+    initializer: str
+    node: str
+    input: int
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class GroupChoice:
+    """What was decided for one group of coupled channels.
+
+    Attributes:
+        name: Unique, readable, stable for a model (named after its first producer).
+        kind: `channel`, `head`, `neuron`, `hidden`, `group`, `residual`, ...
+        size: Units in the original. A unit is what leaves together (one channel, one head).
+        kept: Units that stay, in increasing order.
+        scores: One score a unit (larger stays), empty where the choice came from outside.
+        members: `(tensor or initializer, axis)` pairs that the group runs through.
+    """
+
+    name: str
+    kind: str
+    size: int
+    kept: tuple[int, ...]
+    scores: tuple[float, ...] = ()
+    members: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Unpruned:
+    """Something that could not or was not to be pruned: the node that decides it and the reason."""
+
+    node: str
+    reason: str
+    group: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which units leave, and what that means for every tensor.
+
+    Attributes:
+        source_sha256: Hash of the model the plan was made for (see `graphprune.onnx.load`).
+        groups: The decisions.
+        tensors: Activation name -> its cuts.
+        initializers: Every initializer use that was cut.
+        statistics_nodes: Nodes whose statistics (mean, variance) run over an axis that was cut, and
+            which are therefore taken over what is kept: name -> axes of the node's first input.
+        unpruned: What was left, and why.
+        binding: The sizes given to dynamic dimensions while planning.
+    """
+
+    source_sha256: str
+    groups: tuple[GroupChoice, ...]
+    tensors: Mapping[str, tuple[Cut, ...]]
+    initializers: tuple[InitializerCut, ...]
+    statistics_nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unpruned: tuple[Unpruned, ...] = ()
+    binding: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "source_sha256": self.source_sha256,
+            "binding": dict(sorted(self.binding.items())),
+            "groups": [
+                {
+                    "name": g.name,
+                    "kind": g.kind,
+                    "size": g.size,
+                    "kept": list(g.kept),
+                    "scores": list(g.scores),
+                    "members": [{"name": n, "axis": a} for n, a in g.members],
+                }
+                for g in self.groups
+            ],
+            "tensors": [
+                {"value": name, **cut.to_json()}
+                for name, cuts in sorted(self.tensors.items())
+                for cut in cuts
+            ],
+            "initializers": [
+                {
+                    "initializer": use.initializer,
+                    "node": use.node,
+                    "input": use.input,
+                    "axes": {str(c.axis): c.kept.tolist() for c in use.cuts},
+                    "cuts": [c.to_json() for c in use.cuts],
+                }
+                for use in self.initializers
+            ],
+            "statistics_nodes": {n: list(a) for n, a in sorted(self.statistics_nodes.items())},
+            "unpruned": [
+                {"node": u.node, "reason": u.reason, "group": u.group} for u in self.unpruned
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Raises UsageError when `data` is not a plan of a format that is understood."""
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise UsageError(
+                f"not a graphprune plan of format {FORMAT}: make one with --save-plan"
+            )
+        try:
+            tensors: dict[str, list[Cut]] = {}
+            for entry in data["tensors"]:
+                tensors.setdefault(entry["value"], []).append(Cut.from_json(entry))
+            return cls(
+                source_sha256=str(data["source_sha256"]),
+                groups=tuple(
+                    GroupChoice(
+                        name=g["name"],
+                        kind=g["kind"],
+                        size=int(g["size"]),
+                        kept=tuple(int(i) for i in g["kept"]),
+                        scores=tuple(float(s) for s in g.get("scores", ())),
+                        members=tuple((m["name"], int(m["axis"])) for m in g.get("members", ())),
+                    )
+                    for g in data["groups"]
+                ),
+                tensors={name: tuple(cuts) for name, cuts in tensors.items()},
+                initializers=tuple(
+                    InitializerCut(
+                        initializer=use["initializer"],
+                        node=use["node"],
+                        input=int(use["input"]),
+                        cuts=tuple(Cut.from_json(c) for c in use["cuts"]),
+                    )
+                    for use in data["initializers"]
+                ),
+                statistics_nodes={
+                    n: tuple(int(i) for i in a)
+                    for n, a in data.get("statistics_nodes", {}).items()
+                },
+                unpruned=tuple(
+                    Unpruned(u["node"], u["reason"], u.get("group", ""))
+                    for u in data.get("unpruned", ())
+                ),
+                binding={k: int(v) for k, v in data.get("binding", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"damaged plan ({type(error).__name__}: {error})") from error
+
+    def dumps(self) -> str:
+        """The plan as JSON; the same plan always gives the same text."""
+        return json.dumps(self.to_json(), separators=(",", ":"), sort_keys=True)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the decisions: what the pruned model carries as `graphprune.plan_sha256`."""
+        return hashlib.sha256(self.dumps().encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        from graphprune.files import write_atomically
+
+        write_atomically(Path(path), lambda f: f.write(self.dumps().encode()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Raises UsageError for a missing file, text that is not JSON, or another format."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise UsageError(f"cannot read plan {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"plan {path} is not JSON: {error}") from error
+        return cls.from_json(data)
