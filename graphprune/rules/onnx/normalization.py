@@ -1,0 +1,193 @@
+"""Normalisations. BatchNorm works on each channel alone; the others take statistics over axes, and
+where channels leave such an axis the statistics are those of what is kept (noted in the plan)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphprune.labels import Factor, Labels
+from graphprune.rules.context import OpContext, positive
+from graphprune.rules.onnx.conv import channel_operand
+from graphprune.rules.registry import op_rule
+from graphprune.rules.resize import Resize
+
+_POSITION = "statistics run over these positions"
+
+
+def over_statistics(ctx: OpContext, t: Labels, axes: Sequence[int]) -> Labels:
+    """`t` after statistics over `axes`: whole blocks leave exactly, single channels change them.
+
+    A block whose inner axis is normalised gives up that axis; a factor that is merely indexed by a
+    normalised axis is tied across it.
+    """
+    factors = []
+    for factor in t.factors:
+        current: Factor | None = factor
+        while (
+            current is not None
+            and ctx.alg.blocks
+            and current.removal in axes
+            and set(current.index) - set(axes)
+        ):
+            current = ctx.alg.tie(current, current.removal, _POSITION)
+        for axis in factor.index:
+            if current is not None and axis in axes and axis in current.index:
+                current = ctx.alg.tie(current, axis, _POSITION)
+        if current is not None:
+            factors.append(current)
+    result = Labels(t.shape, ctx.alg.distinct(factors))
+    ctx.statistic(axes, result)
+    return result
+
+
+@op_rule("", "BatchNormalization")
+def batch_norm(ctx: OpContext) -> None:
+    labels = ctx.labels(0)
+    if labels.weight:
+        labels = ctx.moved(0)
+    if labels.rank > 1:
+        for i in range(1, 5):
+            labels = channel_operand(ctx, labels, i, axis=1)
+    ctx.set(labels.factors)
+
+
+@op_rule("", "InstanceNormalization")
+def instance_norm(ctx: OpContext) -> None:
+    labels = over_statistics(ctx, ctx.moved(0), range(2, len(ctx.shape(0))))
+    for i in (1, 2):
+        labels = channel_operand(ctx, labels, i, axis=1)
+    ctx.set(labels.factors)
+
+
+@op_rule("", "LayerNormalization")
+def layer_norm(ctx: OpContext) -> None:
+    normalise_tail(ctx, params=(1, 2))
+
+
+@op_rule("", "RMSNormalization", "SimplifiedLayerNormalization")
+@op_rule("com.microsoft", "SimplifiedLayerNormalization")
+def rms_norm(ctx: OpContext) -> None:
+    normalise_tail(ctx, params=(1,))
+
+
+def normalise_tail(ctx: OpContext, params: Sequence[int]) -> None:
+    """Statistics over the axes from `axis` on, then scale and bias of their shape."""
+    x = ctx.moved(0)
+    axis = positive(int(ctx.attr("axis", -1)), x.rank)
+    labels = over_statistics(ctx, x, range(axis, x.rank))
+    labels = trailing_operands(ctx, labels, params)
+    ctx.set(labels.factors)
+    for i in range(1, len(ctx.node.outputs)):
+        rest = [f for f in labels.factors if all(a < axis for a in f.axes)]
+        ctx.set(rest, i)
+
+
+def trailing_operands(ctx: OpContext, t: Labels, inputs: Sequence[int]) -> Labels:
+    """Inputs that broadcast against `t` from the last axis (scales and biases)."""
+    for i in inputs:
+        if not ctx.has(i):
+            continue
+        operand = ctx.labels(i)
+        lead = t.rank - operand.rank
+        names = {a: a + lead for a in range(operand.rank)}
+        view = Labels(
+            (1,) * lead + operand.shape,
+            tuple(f.renamed(names) for f in operand.factors),
+            operand.weight,
+        )
+        met = ctx.alg.meet([t, view])
+        if operand.weight:
+            back = {a + lead: a for a in range(operand.rank)}
+            ctx.adopt(i, [f.renamed(back) for f in met.operands[1]])
+        t = Labels(t.shape, met.factors)
+    return t
+
+
+def resize_group_norm(r: Resize) -> None:
+    """Whole groups leave, or equally many channels of each."""
+    cut = r.cut(0, 1)
+    if cut is None:
+        return
+    groups = int(r.attr("num_groups"))
+    inner = cut.size // groups
+    touched = len({int(i) // inner for i in cut.kept})
+    r.set_attr("num_groups", touched)
+    if r.node.version is not None and r.node.version < 21:
+        return  # scale and bias of opset 18 are per group: sliced as initializers
+
+
+@op_rule("", "GroupNormalization", resize=resize_group_norm)
+@op_rule("", "GroupNormalization", since=21, resize=resize_group_norm)
+def group_norm(ctx: OpContext) -> None:
+    """Channels split as (group, inner); statistics over inner and all positions."""
+    x = ctx.moved(0)
+    groups = int(ctx.attr("num_groups"))
+    inner = x.shape[1] // groups
+    split = ctx.alg.reshape(x, (x.shape[0], groups, inner, *x.shape[2:]))
+    split = over_statistics(ctx, split, range(2, split.rank))
+    if any(1 in f.axes and f.removal == 2 for f in split.factors):
+        ctx.found.statistics[ctx.node] = tuple(range(1, x.rank))
+    per_group = ctx.shape(1) == (groups,) and inner > 1
+    if per_group:
+        for i in (1, 2):
+            split = channel_operand(ctx, split, i, axis=1)
+    labels = ctx.alg.reshape(split, x.shape)
+    if not per_group:
+        for i in (1, 2):
+            labels = channel_operand(ctx, labels, i, axis=1)
+    ctx.set(labels.factors)
+
+
+@op_rule("com.microsoft", "SkipLayerNormalization")
+def skip_layer_norm(ctx: OpContext) -> None:
+    _skip_norm(ctx, params=(2, 3), bias=4)
+
+
+@op_rule("com.microsoft", "SkipSimplifiedLayerNormalization")
+def skip_rms_norm(ctx: OpContext) -> None:
+    _skip_norm(ctx, params=(2,), bias=3)
+
+
+def _skip_norm(ctx: OpContext, params: Sequence[int], bias: int) -> None:
+    """y = norm(x + skip + bias); output 3 is the sum."""
+    x, skip = ctx.labels(0), ctx.labels(1)
+    lead = x.rank - skip.rank
+    names = {a: a + lead for a in range(skip.rank)}
+    view = Labels(
+        (1,) * lead + skip.shape, tuple(f.renamed(names) for f in skip.factors), skip.weight
+    )
+    met = ctx.alg.meet([x, view])
+    if skip.weight:
+        ctx.adopt(1, [f.renamed({a + lead: a for a in names}) for f in met.operands[1]])
+    elif met.merged:
+        ctx.found.residuals.append(ctx.node)
+    labels = trailing_operands(ctx, Labels(x.shape, met.factors), [bias])
+    ctx.set(labels.factors, 3)
+    labels = over_statistics(ctx, labels, [x.rank - 1])
+    labels = trailing_operands(ctx, labels, params)
+    ctx.set(labels.factors)
+    for i in (1, 2):
+        ctx.set((), i)
+
+
+@op_rule("", "LpNormalization")
+def lp_norm(ctx: OpContext) -> None:
+    """A norm is neutral to removed zeros: only positions are tied."""
+    x = ctx.moved(0)
+    axis = positive(int(ctx.attr("axis", -1)), x.rank)
+    keep = dict(ctx.found.statistics)
+    labels = over_statistics(ctx, x, [axis])
+    ctx.found.statistics = keep
+    ctx.set(labels.factors)
+
+
+@op_rule("", "MeanVarianceNormalization")
+def mean_variance(ctx: OpContext) -> None:
+    x = ctx.moved(0)
+    axes = [positive(int(a), x.rank) for a in ctx.attr("axes", [0, 2, 3])]
+    ctx.set(over_statistics(ctx, x, axes).factors)
+
+
+@op_rule("", "LRN")
+def lrn(ctx: OpContext) -> None:
+    ctx.boundary("it normalises over neighbouring channels")

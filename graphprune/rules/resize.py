@@ -1,0 +1,94 @@
+"""What a resize rule sees: the sizes of a node before and after pruning.
+
+A rule says what the attributes and size operands of its node become. It runs once for each binding of
+the dynamic dimensions; operands that come out differently stay dynamic (see `passes/prune.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.plan import Cut, pruned_shape
+
+
+class Resize:
+    """Old and new sizes of one node at one binding; collects edits.
+
+    Attributes:
+        attributes: Attribute name -> new value.
+        operands: Input number -> the contents it must have after pruning.
+    """
+
+    def __init__(
+        self,
+        node: ir.Node,
+        dims: Mapping[ir.Value, tuple[int, ...]],
+        values: Mapping[ir.Value, np.ndarray],
+        cuts: Mapping[ir.Value, Sequence[Cut]],
+        use_cuts: Mapping[tuple[ir.Node, int], Sequence[Cut]],
+    ) -> None:
+        self.node = node
+        self._dims = dims
+        self._values = values
+        self._cuts = cuts
+        self._use_cuts = use_cuts
+        self.attributes: dict[str, Any] = {}
+        self.operands: dict[int, np.ndarray] = {}
+
+    def has(self, i: int) -> bool:
+        return i < len(self.node.inputs) and self.node.inputs[i] is not None
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def const(self, i: int) -> np.ndarray | None:
+        """Original contents of input i, where known."""
+        if not self.has(i):
+            return None
+        value = self.node.inputs[i]
+        assert value is not None
+        known = self._values.get(value)
+        if known is None and value.is_initializer() and value.const_value is not None:
+            known = value.const_value.numpy()
+        return known
+
+    def cuts(self, i: int) -> tuple[Cut, ...]:
+        """Cuts of input i (of this use of it, where it is an initializer)."""
+        value = self.node.inputs[i]
+        assert value is not None
+        return tuple(self._use_cuts.get((self.node, i), ())) or tuple(self._cuts.get(value, ()))
+
+    def cut(self, i: int, axis: int) -> Cut | None:
+        return next((c for c in self.cuts(i) if c.axis == axis), None)
+
+    def out_cuts(self, i: int = 0) -> tuple[Cut, ...]:
+        return tuple(self._cuts.get(self.node.outputs[i], ()))
+
+    def out_cut(self, axis: int, i: int = 0) -> Cut | None:
+        return next((c for c in self.out_cuts(i) if c.axis == axis), None)
+
+    def old(self, i: int) -> tuple[int, ...]:
+        value = self.node.inputs[i]
+        assert value is not None
+        return self._dims[value]
+
+    def new(self, i: int) -> tuple[int, ...]:
+        return pruned_shape(self.old(i), self.cuts(i))
+
+    def old_out(self, i: int = 0) -> tuple[int, ...]:
+        return self._dims[self.node.outputs[i]]
+
+    def new_out(self, i: int = 0) -> tuple[int, ...]:
+        return pruned_shape(self.old_out(i), self.out_cuts(i))
+
+    def set_attr(self, name: str, value: Any) -> None:
+        self.attributes[name] = value
+
+    def set_operand(self, i: int, contents: np.ndarray) -> None:
+        """Input i must hold `contents` (same dtype as before); no edit where it already does."""
+        self.operands[i] = np.asarray(contents)
