@@ -1,0 +1,1 @@
+"""Models to try graphprune on: trained ones that ship, their recipes, builders of many more."""

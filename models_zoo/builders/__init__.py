@@ -1,0 +1,1 @@
+"""Builders of ONNX graphs with live signals: random but scaled weights, no two tensors equal."""

@@ -1,0 +1,1 @@
+"""How the trained models in `models_zoo/shipped` and their data were made."""
