@@ -23,15 +23,15 @@ class Algebra:
         space: The labels.
         blocks: Whether a factor `(block, inner)` gives up its inner axis where an op needs the outer
             one: whole heads and groups leave (True), or dims inside them (False).
-        node: Name of the node whose rule is running: the node that pins are blamed on.
         balances: Label arrays whose rows (last axis) must lose equally many.
+        hints: Label arrays and what their units are called (`head`, `group`, `hidden`).
     """
 
     def __init__(self, *, blocks: bool = True) -> None:
         self.space = LabelSpace()
         self.blocks = blocks
-        self.node = ""
         self.balances: list[np.ndarray] = []
+        self.hints: list[tuple[np.ndarray, str]] = []
 
     # -- creating -------------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ class Algebra:
     def pin(self, factors: Factor | Iterable[Factor], reason: str) -> None:
         """Everything that `factors` track has to stay."""
         for factor in [factors] if isinstance(factors, Factor) else factors:
-            self.space.pin(factor.labels, self.node, reason)
+            self.space.pin(factor.labels, reason)
 
     def tie(self, factor: Factor, axis: int, reason: str) -> Factor | None:
         """One label along `axis`. Of a sole axis nothing remains: it is pinned, for `reason`."""
@@ -65,6 +65,8 @@ class Algebra:
 
     def tie_across(self, t: Labels, axes: Sequence[int], reason: str) -> Labels:
         """Nothing may differ along `axes` (a convolution's window, a softmax)."""
+        if not t.factors:
+            return t
         factors = []
         for factor in t.factors:
             current: Factor | None = factor

@@ -198,7 +198,7 @@ def gather(alg: Algebra, t: Labels, axis: int, indices: np.ndarray) -> Labels:
             factor = alg.tie_index(factor)  # one list of indices serves all rows
             labels = factor.labels[indices]
             if not indices.ndim:
-                alg.space.pin(labels, alg.node, "a single channel is picked out")
+                alg.space.pin(labels, "a single channel is picked out")
                 continue
             found = normalised(alg, places, labels)
         else:

@@ -29,20 +29,28 @@ class Classes:
     """The solution: labels that leave together form a class.
 
     Attributes:
-        of: Label -> class (dense numbers; the pinned class is `pinned`).
+        of: Label -> class (dense numbers).
         count: Number of classes.
-        pinned: The class of everything that has to stay.
+        pinned: Class -> whether it has to stay.
+        pins: Class -> index of the first entry of `LabelSpace.pins` that holds it, or -1.
     """
 
     of: np.ndarray
     count: int
-    pinned: int
+    pinned: np.ndarray
+    pins: np.ndarray
 
 
 class LabelSpace:
-    """Labels, their equalities and the reasons why some of them are pinned."""
+    """Labels, their equalities and the reasons why some of them are pinned.
+
+    Attributes:
+        node: Name of the node whose rule is running: the one that pins are blamed on.
+        pins: Pinned labels and why.
+    """
 
     def __init__(self) -> None:
+        self.node = ""
         self._count = 1
         self._weak = [np.ones(1, bool)]
         self._weak_flat: np.ndarray | None = None
@@ -74,21 +82,29 @@ class LabelSpace:
             return False
         low = np.minimum(a[different], b[different]).astype(np.int64)
         high = np.maximum(a[different], b[different]).astype(np.int64)
-        self._edges.append(np.unique(low << 32 | high))
+        self.pin(high[low == PINNED], "it meets something of fixed size")
+        edges = (low << 32 | high)[low != PINNED]
+        self._edges.append(np.unique(edges))
         return True
 
-    def pin(self, labels: np.ndarray, node: str, reason: str) -> None:
-        """`labels` have to stay."""
+    def pin(self, labels: np.ndarray, reason: str) -> None:
+        """`labels` have to stay, because of the node whose rule is running."""
         unique = np.unique(labels)
         unique = unique[unique != PINNED]
         if unique.size:
-            self.pins.append((unique, Pin(node, reason)))
+            self.pins.append((unique, Pin(self.node, reason)))
 
     def solve(self) -> Classes:
         """Connected components of everything that was equated."""
-        pins = [p.astype(np.int64) for p, _ in self.pins]  # PINNED << 32 | label
-        edges = np.unique(np.concatenate([np.zeros(0, np.int64), *self._edges, *pins]))
+        edges = np.unique(np.concatenate([np.zeros(0, np.int64), *self._edges]))
         low, high = edges >> 32, edges & 0xFFFFFFFF
         graph = coo_array((np.ones(edges.size, bool), (low, high)), shape=(self._count,) * 2)
         count, of = connected_components(graph, directed=False)
-        return Classes(of.astype(np.int32), int(count), int(of[PINNED]))
+        pinned = np.zeros(count, bool)
+        pinned[of[PINNED]] = True
+        pins = np.full(count, -1, np.int64)
+        for i in reversed(range(len(self.pins))):
+            classes = of[self.pins[i][0]]
+            pinned[classes] = True
+            pins[classes] = i
+        return Classes(of.astype(np.int32), int(count), pinned, pins)

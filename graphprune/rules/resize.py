@@ -19,7 +19,8 @@ class Resize:
     """Old and new sizes of one node at one binding; collects edits.
 
     Attributes:
-        attributes: Attribute name -> new value.
+        opset: Version of the op's domain that the model imports.
+        attributes: Attribute name -> new value; None removes it.
         operands: Input number -> the contents it must have after pruning.
     """
 
@@ -30,7 +31,9 @@ class Resize:
         values: Mapping[ir.Value, np.ndarray],
         cuts: Mapping[ir.Value, Sequence[Cut]],
         use_cuts: Mapping[tuple[ir.Node, int], Sequence[Cut]],
+        opset: int,
     ) -> None:
+        self.opset = opset
         self.node = node
         self._dims = dims
         self._values = values

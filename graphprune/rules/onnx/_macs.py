@@ -56,8 +56,8 @@ def matmul_n_bits_macs(node: ir.Node, dims: Dims) -> int:
 def einsum_macs(node: ir.Node, dims: Dims) -> int:
     """Einsum, operands contracted pairwise from left to right, as onnxruntime does.
 
-    A step in which no shared index is summed (an outer or elementwise product, a transpose) counts 0
-    like any other elementwise op; an index that only one operand has is summed before the product.
+    A step in which no shared index is summed (an outer or elementwise product) counts 0 like any
+    other elementwise op; an index that only one operand has is summed before the product.
     """
     operands = [dims(value) for value in node.inputs if value is not None]
     terms, output = _einsum_terms(node.attributes["equation"].as_string(), operands)
@@ -102,7 +102,7 @@ def attention_macs(node: ir.Node, dims: Dims) -> int:
 
 
 def fused_attention_macs(node: ir.Node, dims: Dims, past: int = 4) -> int:
-    """com.microsoft Attention, QAttention: the packed projection, then attention over past + present.
+    """com.microsoft Attention, QAttention: packed projection, then attention over past + present.
 
     X `[batch, length, input]`, W `[input, q + k + v]`, past `[2, batch, heads, past, head size]`.
     """
@@ -114,7 +114,7 @@ def fused_attention_macs(node: ir.Node, dims: Dims, past: int = 4) -> int:
 
 
 def multi_head_attention_macs(node: ir.Node, dims: Dims) -> int:
-    """com.microsoft MultiHeadAttention: separate, packed QKV or packed KV operands, cross attention.
+    """com.microsoft MultiHeadAttention: separate, packed QKV or packed KV, cross attention.
 
     Packed QKV is one tensor `[batch, length, heads, 3, head size]`, packed KV
     `[batch, kv length, heads, 2, head size]`; keys and values may also come as

@@ -1,0 +1,304 @@
+"""The dependency graph of a model: groups, members, constraints, and what stays and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphprune.analysis.groups import (
+    Balance,
+    Group,
+    Member,
+    Width,
+    balance_of,
+    cell_numbers,
+    families,
+)
+from graphprune.analysis.resolve import FIXED, Resolved, Resolver
+from graphprune.analysis.site import Link, Residual, Site, Statistic
+from graphprune.labels import Algebra
+from graphprune.plan import Unpruned
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from graphprune.analysis.explain import Explanation
+
+_TRUNK_NORMS = {
+    *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "ReduceMean"),
+    *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DependencyGraph:
+    """Everything the later stages need to know of a model; knows no ONNX or torch type.
+
+    Attributes:
+        groups: What can be pruned, in graph order.
+        unpruned: What cannot, with the node that decides it and the reason.
+        sites: All places that carry labels.
+        statistics: Nodes whose statistics run over channels that may leave.
+        links: What each node connects (for the coarse picture).
+        resolver: Labels in terms of classes.
+    """
+
+    groups: tuple[Group, ...]
+    unpruned: tuple[Unpruned, ...]
+    sites: tuple[Site, ...]
+    statistics: tuple[Statistic, ...]
+    links: tuple[Link, ...]
+    resolver: Resolver
+
+    @cached_property
+    def by_name(self) -> dict[str, Group]:
+        return {g.name: g for g in self.groups}
+
+    def resolved(self, site: Site) -> list[Resolved]:
+        """What can leave at a site."""
+        found = (self.resolver.resolve(f) for f in site.factors)
+        return [r for r in found if r is not None]
+
+    def to_networkx(self) -> nx.Graph:
+        """The coarse picture: nodes are prunable (tensor, axis) pairs, edges the couplings."""
+        from graphprune.analysis.coarse import coarse_graph
+
+        return coarse_graph(self)
+
+    def explain(self, name: str) -> Explanation:
+        """Why a node, tensor, initializer or group can or cannot be pruned."""
+        from graphprune.analysis.explain import explain
+
+        return explain(self, name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Groups, members and reasons, for machines."""
+        return {
+            "groups": [
+                {
+                    "name": g.name,
+                    "kind": g.kind,
+                    "size": g.size,
+                    "trunk": g.trunk,
+                    "members": [
+                        {
+                            "name": m.site.name,
+                            "node": m.site.node,
+                            "op": m.site.op,
+                            "axis": m.axis,
+                            "weight": m.site.is_weight,
+                        }
+                        for m in g.members
+                    ],
+                    "constraints": {
+                        "balanced": [
+                            {"counts": b.counts.tolist(), "fixed": b.fixed.tolist()}
+                            for b in g.balances
+                        ],
+                        "statistics": list(g.statistics),
+                    },
+                }
+                for g in self.groups
+            ],
+            "unpruned": [{"node": u.node, "reason": u.reason} for u in self.unpruned],
+        }
+
+
+def build(
+    alg: Algebra,
+    sites: Sequence[Site],
+    statistics: Sequence[Statistic],
+    residuals: Sequence[Residual],
+    links: Sequence[Link],
+) -> DependencyGraph:
+    """Solve the labels and form the groups."""
+    resolver = Resolver(alg.space, sites)
+    per_site = [
+        (site, [r for r in map(resolver.resolve, site.factors) if r is not None]) for site in sites
+    ]
+    unique: dict[int, np.ndarray] = {}
+    for _, found in per_site:
+        for resolved in found:
+            unique.setdefault(id(resolved), resolved.rows)
+    for array in resolver.arrays(alg.balances):
+        if array.size and (array != FIXED).any():
+            unique[id(array)] = array.reshape(-1, array.shape[-1])
+    arrays = list(unique.values())
+    cells = cell_numbers(resolver, arrays)
+    family_of_cell = families(cells, arrays)
+    family = np.full(cells.shape, FIXED)
+    family[cells != FIXED] = family_of_cell[cells[cells != FIXED]]
+
+    balances: dict[int, list[np.ndarray]] = {}
+    for rows in arrays:
+        if rows.shape[0] > 1:
+            present = rows[rows != FIXED]
+            for number in np.unique(family[present]):
+                balances.setdefault(int(number), []).append(rows)
+    members: dict[int, list[Member]] = {}
+    for site, found in per_site:
+        for resolved in found:
+            present = resolved.classes[resolved.classes != FIXED]
+            for number in np.unique(family[present]):
+                members.setdefault(int(number), []).append(Member(site, resolved))
+
+    of = resolver.classes.of
+    first = np.full(resolver.classes.count, np.iinfo(np.int64).max)
+    np.minimum.at(first, of, np.arange(of.size))
+    stats = _families_of(statistics, resolver, family)
+    joined = _families_of(residuals, resolver, family)
+    kinds = _kinds(alg, resolver, family)
+    groups = []
+    names: dict[str, int] = {}
+    for number, own_members in sorted(members.items(), key=lambda kv: kv[1][0].site.order):
+        units = np.flatnonzero(family == number)
+        units = units[np.argsort(first[units], kind="stable")]
+        own = np.unique(cells[units])
+        limits = [balance_of(_only(rows, family, number), cells, own) for rows in balances.get(number, [])]
+        through = [s for s in stats.get(number, []) if _over(s, resolver, family, number)]
+        kind = _kind(kinds.get(number), own_members, number in joined)
+        groups.append(
+            Group(
+                name=_unique(_name(own_members), names),
+                kind=kind,
+                units=units,
+                cells=tuple(np.flatnonzero(cells[units] == c) for c in own),
+                balances=_distinct(b for b in limits if b is not None),
+                widths=_widths(own_members, cells, own, family, number),
+                members=tuple(own_members),
+                statistics=tuple(s.node for s in through),
+                trunk=number in joined and any(s.op in _TRUNK_NORMS for s in through),
+            )
+        )
+    return DependencyGraph(
+        groups=tuple(groups),
+        unpruned=_unpruned(resolver, sites, alg),
+        sites=tuple(sites),
+        statistics=tuple(statistics),
+        links=tuple(links),
+        resolver=resolver,
+    )
+
+
+def _only(rows: np.ndarray, family: np.ndarray, number: int) -> np.ndarray:
+    """Rows with the classes of other families counted as staying (they keep their own balance)."""
+    inside = (rows != FIXED) & (family[rows] == number)
+    if ((rows != FIXED) & ~inside).any():
+        return np.where(inside, rows, FIXED)
+    return rows
+
+
+def _families_of(
+    items: Sequence[Any], resolver: Resolver, family: np.ndarray
+) -> dict[int, list[Any]]:
+    result: dict[int, list[Any]] = {}
+    for item in items:
+        numbers: set[int] = set()
+        for factor in item.factors:
+            resolved = resolver.resolve(factor)
+            if resolved is not None:
+                present = resolved.classes[resolved.classes != FIXED]
+                numbers.update(np.unique(family[present]).tolist())
+        for number in sorted(numbers):
+            result.setdefault(number, []).append(item)
+    return result
+
+
+def _over(item: Statistic, resolver: Resolver, family: np.ndarray, number: int) -> bool:
+    """Whether the statistic runs over an axis from which the family is removed."""
+    for factor in item.factors:
+        resolved = resolver.resolve(factor)
+        if resolved is not None and resolved.removal in item.axes:
+            present = resolved.classes[resolved.classes != FIXED]
+            if (family[present] == number).any():
+                return True
+    return False
+
+
+def _kinds(alg: Algebra, resolver: Resolver, family: np.ndarray) -> dict[int, str]:
+    kinds: dict[int, str] = {}
+    for labels, kind in alg.hints:
+        classes = np.unique(resolver.classes.of[labels])
+        for number in np.unique(family[classes]).tolist():
+            kinds.setdefault(number, kind)
+    return kinds
+
+
+_SPATIAL = {"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"}
+
+
+def _kind(hint: str | None, members: Sequence[Member], joined: bool) -> str:
+    if joined:
+        return "residual"
+    if hint is not None:
+        return hint
+    ops = {m.site.op for m in members if m.site.is_weight}
+    return "channel" if ops & _SPATIAL or not ops else "neuron"
+
+
+def _name(members: Sequence[Member]) -> str:
+    lead = next((m.site for m in members if m.site.is_weight), members[0].site)
+    return lead.node
+
+
+def _unique(name: str, names: dict[str, int]) -> str:
+    names[name] = names.get(name, 0) + 1
+    return name if names[name] == 1 else f"{name}#{names[name]}"
+
+
+def _distinct(balances: Any) -> tuple[Balance, ...]:
+    seen: dict[bytes, Balance] = {}
+    for balance in balances:
+        seen.setdefault(balance.counts.tobytes() + balance.fixed.tobytes(), balance)
+    return tuple(seen.values())
+
+
+def _widths(
+    members: Sequence[Member], cells: np.ndarray, own: np.ndarray, family: np.ndarray, number: int
+) -> tuple[Width, ...]:
+    result: dict[tuple[str, str, int, tuple[int, ...], int], Width] = {}
+    for member in members:
+        if not member.site.is_weight:
+            continue
+        row = member.resolved.rows[0]
+        present = row[row != FIXED]
+        if (family[present] != number).any():
+            continue
+        classes, times = np.unique(present, return_counts=True)
+        counts = [0] * own.size
+        for i, cell in enumerate(own):
+            here = times[cells[classes] == cell]
+            counts[i] = int(here[0]) if here.size else 0
+        fixed = int((row == FIXED).sum())
+        key = (member.site.op, str(len(member.site.shape)), member.axis, tuple(counts), fixed)
+        result.setdefault(key, Width(member.site, member.axis, tuple(counts), fixed))
+    return tuple(result.values())
+
+
+def _unpruned(resolver: Resolver, sites: Sequence[Site], alg: Algebra) -> tuple[Unpruned, ...]:
+    """Weights of which nothing can leave along a tracked axis, with the reason."""
+    result: dict[tuple[str, str, str], Unpruned] = {}
+    for site in sites:
+        if not site.strong:
+            continue
+        for factor in site.factors:
+            classes = np.unique(resolver.classes.of[factor.labels])
+            if resolver.movable[classes].any():
+                continue
+            pins = resolver.classes.pins[classes]
+            known = pins[pins >= 0]
+            if known.size:
+                pin = alg.space.pins[int(known.min())][1]
+                node, reason = pin.node, pin.reason
+            else:
+                whole = next((resolver.whole[int(c)] for c in classes if int(c) in resolver.whole), None)
+                node = whole.node if whole else site.node
+                name = whole.name if whole else site.name
+                reason = f"it is all that there is of '{name}'"
+            item = Unpruned(node, reason, f"{site.name}[{factor.removal}]")
+            result.setdefault((node, reason, site.name), item)
+    return tuple(result.values())

@@ -1,0 +1,173 @@
+"""Running the label rules over an ONNX graph: from a model and its shapes to sites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+import graphprune.rules.onnx  # noqa: F401  (registers the rules)
+from graphprune.analysis.site import Link, Residual, Site, Statistic
+from graphprune.labels import Algebra
+from graphprune.onnx.shapes import Shapes
+from graphprune.rules.context import Findings, OpContext, is_weight, node_name
+from graphprune.rules.registry import registry
+
+_STRONG = {
+    *(ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE),
+    *(ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2),
+    *(ir.DataType.INT4, ir.DataType.UINT4),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Labels of a whole model.
+
+    Attributes:
+        alg: Labels, equalities, pins, balances, hints.
+        sites: Every tracked activation and initializer use, in graph order.
+        statistics: Nodes whose statistics run over tracked channels.
+        residuals: Nodes that join the widths of two producers by addition.
+        links: What each node connects.
+    """
+
+    alg: Algebra
+    sites: tuple[Site, ...]
+    statistics: tuple[Statistic, ...]
+    residuals: tuple[Residual, ...]
+    links: tuple[Link, ...]
+
+
+def trace(
+    model: ir.Model, shapes: Shapes, other: Shapes | None = None, *, blocks: bool = True
+) -> Trace:
+    """Push labels through `model`.
+
+    Args:
+        model: Canonical (functions inlined, initializer-only subgraphs folded).
+        shapes: Sizes at the binding of the analysis.
+        other: Sizes at another binding: where they differ, an axis is dynamic.
+        blocks: Whole heads and groups leave (True), or channels inside them (False).
+    """
+    run = _Run(model, shapes, blocks)
+    run.graph(model.graph)
+    for value in model.graph.outputs:
+        run.alg.space.node = value.name or ""
+        state = run.found.states.get(value)
+        if state is not None:
+            run.alg.pin(state.factors, f"it is the model's output '{value.name}'")
+    return run.result(shapes, other)
+
+
+class _Run:
+    def __init__(self, model: ir.Model, shapes: Shapes, blocks: bool) -> None:
+        self.alg = Algebra(blocks=blocks)
+        self.found = Findings()
+        self.shapes = shapes
+        self.opsets = model.opset_imports
+        self.order: dict[ir.Node, int] = {}
+
+    def graph(self, graph: ir.Graph) -> None:
+        for node in graph:
+            self.order[node] = len(self.order)
+            self.node(node)
+
+    def node(self, node: ir.Node) -> None:
+        self.alg.space.node = node_name(node)
+        ctx = OpContext(
+            node, self.alg, self.found, self.shapes.dims, self.shapes.values, self.graph
+        )
+        rule = registry.find(node.domain, node.op_type, self.opsets.get(node.domain))
+        missing = [v for v in node.inputs if v is not None and v not in self.shapes.dims]
+        if missing:
+            self._pin_known(node, f"the shape of '{missing[0].name}' is not known")
+        elif rule is None:
+            domain = f"{node.domain}." if node.domain else ""
+            self._pin_known(node, f"no rule for the op {domain}{node.op_type}")
+        else:
+            rule.labels(ctx)
+        self.alg.space.node = node_name(node)
+
+    def _pin_known(self, node: ir.Node, reason: str) -> None:
+        values = [*node.inputs]
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                values.extend(v for n in attribute.as_graph() for v in n.inputs)
+        for value in values:
+            state = self.found.states.get(value) if value is not None else None
+            if state is not None:
+                self.alg.pin(state.factors, reason)
+
+    def result(self, shapes: Shapes, other: Shapes | None) -> Trace:
+        sites: list[Site] = []
+        links: list[Link] = []
+        states, uses = self.found.states, self.found.uses
+        for node, order in self.order.items():
+            name = node_name(node)
+            reads: list[str] = []
+            for i, value in enumerate(node.inputs):
+                if value is None:
+                    continue
+                use = uses.get((node, i))
+                if use is not None and use.factors:
+                    sites.append(
+                        Site(
+                            value.name or "",
+                            name,
+                            node.op_type,
+                            i,
+                            use.shape,
+                            use.factors,
+                            frozenset(),
+                            value.dtype in _STRONG,
+                            order,
+                        )
+                    )
+                    reads.append(value.name or "")
+                elif value in states and states[value].factors:
+                    reads.append(value.name or "")
+            writes = []
+            for value in node.outputs:
+                state = states.get(value)
+                if state is None or not state.factors:
+                    continue
+                writes.append(value.name or "")
+                sites.append(
+                    Site(
+                        value.name or "",
+                        name,
+                        node.op_type,
+                        -1,
+                        state.shape,
+                        state.factors,
+                        _dynamic(value, state.shape, other),
+                        False,
+                        order,
+                    )
+                )
+            if reads or writes:
+                links.append(Link(name, node.op_type, tuple(reads), tuple(writes)))
+        statistics = tuple(
+            Statistic(node_name(n), n.op_type, axes, self._first(n).factors)
+            for n, axes in self.found.statistics.items()
+        )
+        residuals = tuple(
+            Residual(node_name(n), states[n.outputs[0]].factors)
+            for n in self.found.residuals
+            if n.outputs[0] in states
+        )
+        return Trace(self.alg, tuple(sites), statistics, residuals, tuple(links))
+
+    def _first(self, node: ir.Node):  # type: ignore[no-untyped-def]
+        value = node.inputs[0]
+        assert value is not None
+        return self.found.uses[node, 0] if is_weight(value) else self.found.states[value]
+
+
+def _dynamic(value: ir.Value, shape: tuple[int, ...], other: Shapes | None) -> frozenset[int]:
+    if other is None or value not in other.dims:
+        return frozenset()
+    return frozenset(
+        a for a, (n, m) in enumerate(zip(shape, other.dims[value], strict=True)) if n != m
+    )

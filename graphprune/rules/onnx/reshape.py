@@ -1,0 +1,38 @@
+"""Reshape, Flatten, Squeeze, Unsqueeze, Transpose: axes are re-bracketed or permuted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphprune.rules.context import OpContext
+from graphprune.rules.registry import op_rule
+from graphprune.rules.resize import Resize
+
+
+def resize_reshape(r: Resize) -> None:
+    """Entries that name a size become the new size; 0 (copy) and -1 (infer) stay."""
+    target = r.const(1) if r.has(1) else None
+    old, new = r.old_out(), r.new_out()
+    if old == new:
+        return
+    if target is None:
+        shape = r.attr("shape")
+        if shape is not None:  # opset < 5
+            entries = [int(v) for v in shape]
+            r.set_attr("shape", [n if e > 0 else e for e, n in zip(entries, new, strict=True)])
+        return
+    entries = target.astype(np.int64)
+    r.set_operand(1, np.where(entries > 0, np.array(new, np.int64), entries))
+
+
+@op_rule("", "Reshape", resize=resize_reshape)
+@op_rule("", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(ctx: OpContext) -> None:
+    ctx.set(ctx.alg.reshape(ctx.moved(0), ctx.out_shape()))
+
+
+@op_rule("", "Transpose")
+def transpose(ctx: OpContext) -> None:
+    x = ctx.moved(0)
+    order = [int(a) for a in ctx.attr("perm", reversed(range(x.rank)))]
+    ctx.set(ctx.alg.transpose(x, order))
