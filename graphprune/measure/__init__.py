@@ -1,1 +1,1 @@
-
+"""What a model costs: parameters, bytes, MACs, activation memory, latency."""
