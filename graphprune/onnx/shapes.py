@@ -70,7 +70,7 @@ def infer_shapes(model: ir.Model, binding: Mapping[str, int]) -> Shapes:
     Raises:
         UsageError: The binding leaves a dimension open.
     """
-    sweep = _Sweep(model, binding)
+    sweep = Sweep(model.opset_imports, binding)
     for value in model.graph.inputs:
         if value.name not in model.graph.initializers:
             dims = input_dims(value, binding)
@@ -132,11 +132,14 @@ def evaluate_sizes(
     return result
 
 
-class _Sweep:
-    """The state of one forward sweep."""
+class Sweep:
+    """The state of one forward sweep; nodes must come in topological order.
 
-    def __init__(self, model: ir.Model, binding: Mapping[str, int]) -> None:
-        self.opsets = dict(model.opset_imports)
+    `tensor` records a constant, `node` the outputs of one node, `graph` a whole graph.
+    """
+
+    def __init__(self, opsets: Mapping[str, int], binding: Mapping[str, int]) -> None:
+        self.opsets = dict(opsets)
         self.binding = binding
         self.dims: dict[ir.Value, Dims] = {}
         self.dtypes: dict[ir.Value, ir.DataType] = {}
@@ -153,15 +156,15 @@ class _Sweep:
             tensor = value.const_value
             if tensor is None:
                 continue
-            self._known_tensor(value, tensor)
+            self.tensor(value, tensor)
         for node in graph:
             handler = _SUBGRAPHS.get(node.op_type) if node.domain == "" else None
             if handler is not None:
                 handler(self, node)
             else:
-                self._node(node)
+                self.node(node)
 
-    def _known_tensor(self, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    def tensor(self, value: ir.Value, tensor: ir.TensorProtocol) -> None:
         self.dims[value] = tuple(int(d) for d in tensor.shape.numpy())
         self.dtypes[value] = tensor.dtype
         if tensor.dtype == ir.DataType.STRING:
@@ -170,7 +173,7 @@ class _Sweep:
         if tensor.size <= (LIMIT if floating else _INDEX_LIMIT):
             self.values[value] = np.asarray(tensor.numpy())
 
-    def _node(self, node: ir.Node) -> None:
+    def node(self, node: ir.Node) -> None:
         if node.op_type == "Constant" and node.domain == "":
             self._constant(node)
             return
@@ -197,7 +200,7 @@ class _Sweep:
     def _constant(self, node: ir.Node) -> None:
         output = node.outputs[0]
         if "value" in node.attributes:
-            self._known_tensor(output, node.attributes["value"].value)
+            self.tensor(output, node.attributes["value"].value)
             return
         array = constant_of(node)
         if array is None:  # strings, or a sparse tensor
@@ -407,7 +410,7 @@ class _Sweep:
             self.put(output, typed, self.unknown.get(inner))
 
 
-_SUBGRAPHS = {"If": _Sweep.branches, "Loop": _Sweep.loop, "Scan": _Sweep.scan}
+_SUBGRAPHS = {"If": Sweep.branches, "Loop": Sweep.loop, "Scan": Sweep.scan}
 
 
 def _label(node: ir.Node | None) -> str:

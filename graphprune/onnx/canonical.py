@@ -1,0 +1,18 @@
+"""The copy of a graph that is analysed, beside the user's own graph that is rewritten."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+
+def canonicalise(model: ir.Model) -> ir.Model:
+    """A copy of `model` in which every weight is an initializer; tensors are shared, not copied.
+
+    Values keep their names: a folded weight has the name of the value that its consumer reads in
+    the original, so what is decided on the copy can be said of the original.
+    """
+    from graphprune.passes.fold_initializers import FoldInitializersPass
+
+    copy = model.clone()
+    FoldInitializersPass()(copy)
+    return copy

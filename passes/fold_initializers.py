@@ -1,0 +1,198 @@
+"""Fold everything that is computed from initializers and constants alone.
+
+Exporters put weights behind Constant, Identity, Transpose, Cast, Slice, Concat, Reshape, ... nodes
+(LSTM gates reordered, tied embeddings transposed, weights in Constant nodes). After this pass every
+weight is an initializer, under the name of the value that the graph's layers read:
+
+1. a node whose inputs are all initializers is evaluated, its outputs become initializers;
+2. small results are stored, large ones (over 1 MB) are computed when they are read, so that no
+   second copy of the weights stands in memory;
+3. initializers that nothing reads any more are dropped.
+
+Not folded: QuantizeLinear / DequantizeLinear (the pair carries meaning), random ops, control flow,
+sequences and strings, ops of other domains, outputs of the graph, and results that are much larger
+than what they are made of (an Expand of a scalar).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphprune.onnx.shape_values import evaluate
+from graphprune.onnx.shapes import Sweep
+
+__all__ = ["FoldInitializersPass"]
+
+_NOT_FOLDED = frozenset(
+    "Bernoulli DequantizeLinear Dropout DynamicQuantizeLinear If Loop Multinomial "
+    "QuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Scan".split()
+)
+_LAZY_BYTES = 1 << 20
+_NO_LIMIT = 1 << 62
+
+Array = np.ndarray[Any, Any]
+
+
+class FoldInitializersPass(ir.passes.InPlacePass):
+    """Fold nodes computed from initializers alone; see the module's text for the cases.
+
+    Args:
+        max_growth: A result over 1 MB may be at most this many times larger than its inputs.
+    """
+
+    def __init__(self, max_growth: float = 4.0) -> None:
+        self.max_growth = max_growth
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold in the top graph and all nested ones."""
+        sweep = Sweep(model.opset_imports, {})
+        for graph in [model.graph, *model.graph.subgraphs()]:
+            for value in graph.initializers.values():
+                if value.const_value is not None:
+                    sweep.tensor(value, value.const_value)
+        modified = False
+        for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+            modified = self._fold(node, sweep) or modified
+        for graph in [model.graph, *model.graph.subgraphs()]:
+            modified = _drop_unused(graph) or modified
+        return ir.passes.PassResult(model, modified)
+
+    def _fold(self, node: ir.Node, sweep: Sweep) -> bool:
+        if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or node.graph is None:
+            return False
+        if "Sequence" in node.op_type or (not node.inputs and node.op_type != "Constant"):
+            return False
+        if any(output.is_graph_output() for output in node.outputs):
+            return False
+        tensors = [None if v is None else v.const_value for v in node.inputs]
+        if any(t is None for v, t in zip(node.inputs, tensors, strict=True) if v is not None):
+            return False
+        if any(t is not None and t.dtype == ir.DataType.STRING for t in tensors):
+            return False
+        if node.op_type == "Constant" and "value" in node.attributes:
+            tensor = node.attributes["value"].value
+            sweep.tensor(node.outputs[0], tensor)
+            _replace(node, [tensor], sweep)
+            return True
+        sweep.node(node)
+        results = self._results(node, tensors, sweep)
+        if results is None:
+            return False
+        _replace(node, results, sweep)
+        return True
+
+    def _results(
+        self, node: ir.Node, tensors: Sequence[ir.TensorProtocol | None], sweep: Sweep
+    ) -> list[ir.TensorProtocol | None] | None:
+        """One tensor per output that is read; None where the node must stay."""
+        bare = ir.Node(
+            node.domain,
+            node.op_type,
+            [None] * len(node.inputs),
+            attributes=list(node.attributes.values()),
+            num_outputs=len(node.outputs),
+            version=node.version or sweep.opsets.get(""),
+        )
+        given = sum(t.nbytes for t in tensors if t is not None)
+        results: list[ir.TensorProtocol | None] = []
+        for index, output in enumerate(node.outputs):
+            dims, dtype = sweep.dims.get(output), sweep.dtypes.get(output)
+            if not output.name:
+                results.append(None)
+                continue
+            if dims is None or dtype is None or output in sweep.unknown:
+                return None
+            nbytes = math.prod(dims) * dtype.itemsize
+            if nbytes > _LAZY_BYTES and nbytes > self.max_growth * given:
+                return None
+            lazy = _lazy(bare, tensors, index, dtype, dims, output.name)
+            if nbytes > _LAZY_BYTES:
+                results.append(lazy)
+                continue
+            try:
+                results.append(ir.tensor(lazy.numpy(), dtype=dtype, name=output.name))
+            except Exception:  # an op the reference implementation lacks stays a node
+                return None
+        return results
+
+
+def _lazy(
+    node: ir.Node,
+    tensors: Sequence[ir.TensorProtocol | None],
+    index: int,
+    dtype: ir.DataType,
+    dims: Sequence[int],
+    name: str,
+) -> ir.LazyTensor:
+    def compute() -> ir.TensorProtocol:
+        arrays = [None if t is None else np.asarray(t.numpy()) for t in tensors]
+        return ir.tensor(_run(node, arrays)[index], dtype=dtype, name=name)
+
+    return ir.LazyTensor(compute, dtype, ir.Shape(dims), name=name)
+
+
+def _run(node: ir.Node, arrays: Sequence[Array | None]) -> Sequence[Array]:
+    """The node's outputs on constants: by our own table, else by onnx's reference evaluator."""
+    result = evaluate(node, arrays, [None if a is None else a.shape for a in arrays], _NO_LIMIT)
+    if result is not None:
+        return result
+    from onnx.reference import ReferenceEvaluator
+
+    names = ["" if a is None else f"i{i}" for i, a in enumerate(arrays)]
+    proto = onnx.NodeProto(
+        op_type=node.op_type, input=names, output=[f"o{i}" for i in range(len(node.outputs))]
+    )
+    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
+    graph = onnx.helper.make_graph(
+        [proto],
+        "folded",
+        [_info(n, a) for n, a in zip(names, arrays, strict=True) if a is not None],
+        [onnx.ValueInfoProto(name=o) for o in proto.output],
+    )
+    opsets = [onnx.helper.make_opsetid("", node.version or onnx.defs.onnx_opset_version())]
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    feeds = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
+    outputs: list[Array] = ReferenceEvaluator(model).run(None, feeds)
+    return outputs
+
+
+def _info(name: str, array: Array) -> onnx.ValueInfoProto:
+    dtype = int(ir.DataType.from_numpy(array.dtype))
+    return onnx.helper.make_tensor_value_info(name, dtype, array.shape)
+
+
+def _replace(node: ir.Node, results: Sequence[ir.TensorProtocol | None], sweep: Sweep) -> None:
+    """Put initializers in the place of the node's outputs, under the same names."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    for output, tensor in zip(node.outputs, results, strict=True):
+        if tensor is None:
+            continue
+        value = ir.Value(
+            name=output.name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape),
+            const_value=tensor,
+            metadata_props=dict(output.metadata_props),
+        )
+        for state in (sweep.dims, sweep.dtypes, sweep.values):
+            if output in state:
+                state[value] = state.pop(output)  # type: ignore[index, arg-type]
+        ir.convenience.replace_all_uses_with(output, value)
+        graph.register_initializer(value)
+    graph.remove(node, safe=True)
+
+
+def _drop_unused(graph: ir.Graph) -> bool:
+    dropped = False
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_input() and not value.is_graph_output():
+            del graph.initializers[name]
+            dropped = True
+    return dropped
