@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -101,21 +102,42 @@ _TOTAL = re.compile(r"total", re.IGNORECASE)
 _TIME = re.compile(r"samples|time|frames|audio|wave|signal", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder of candidate sizes: the pair that each kind of dimension gets."""
+
+    image: tuple[int, int]
+    sequence: tuple[int, int]
+    time: tuple[int, int]
+
+
+RUNGS = (
+    Rung(image=(64, 96), sequence=(12, 17), time=(512, 768)),
+    Rung(image=(224, 256), sequence=(32, 48), time=(1600, 2400)),
+    Rung(image=(512, 640), sequence=(128, 160), time=(16000, 24000)),
+    Rung(image=(32, 64), sequence=(512, 768), time=(3000, 3000)),
+)
+"""Sizes that are tried in this order until the model runs; small ones first, they are cheap."""
+
+
 def default_bindings(
-    model: ir.Model, overrides: Mapping[str, int] | None = None, scale: int = 1
+    model: ir.Model, overrides: Mapping[str, int] | None = None, rung: int = 0
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Two bindings of every dynamic input dimension with distinct, plausible sizes.
 
     By name, else by position: batch (axis 0) 2 and 3; image height and width (axes 2 and 3 of a
-    rank-4 input) 64 and 96; past length 5 and 7; total length past + sequence; anything else a
-    sequence, 12 and 17, with further names one apart. `overrides` hold in both.
+    rank-4 input) 64 and 96; past length 5 and 7; total length past + sequence; audio samples 512
+    and 768; anything else a sequence, 12 and 17, with further names one apart. `overrides` hold in
+    both.
 
     Args:
         model: Its graph inputs are read.
-        overrides: Sizes given by the user. Raises UsageError for a name the model does not have or
-            a size under 1.
-        scale: Multiplies the sizes that were not overridden, batch and past excepted: a net that
-            needs larger images or longer sequences is tried at a larger scale.
+        overrides: Sizes given by the user.
+        rung: Which of `RUNGS` to use: a net that needs larger images or longer sequences is tried
+            at a later one (`runtime.find_trials`).
+
+    Raises:
+        UsageError: An override for a name that the model does not have, or a size under 1.
     """
     overrides = dict(overrides or {})
     names = dynamic_dims(model)
@@ -127,6 +149,7 @@ def default_bindings(
             raise UsageError(f"dimension '{name}' needs a size of at least 1, not {size}")
     first: dict[str, int] = {}
     second: dict[str, int] = {}
+    sizes_of = RUNGS[rung]
     sequences = 0
     totals: list[str] = []
     for name, (_, axis, rank) in names.items():
@@ -140,13 +163,13 @@ def default_bindings(
         elif _PAST.search(name):
             sizes = (5, 7)
         elif _IMAGE.search(name) or (rank >= 4 and axis >= 2 and "seq" not in name.lower()):
-            sizes = (64 * scale, 96 * scale)
+            sizes = sizes_of.image
         elif axis == 0 and "seq" not in name.lower():
             sizes = (2, 3)
         elif _TIME.search(name):
-            sizes = (128 * scale, 160 * scale)
+            sizes = sizes_of.time
         else:
-            sizes = (12 * scale + sequences, 17 * scale + sequences)
+            sizes = (sizes_of.sequence[0] + sequences, sizes_of.sequence[1] + sequences)
             sequences += 1
         first[name], second[name] = sizes
     for name in totals:

@@ -1,0 +1,271 @@
+"""onnxruntime sessions, and the proof that the unpruned model runs at all.
+
+`Session` hides how a model reaches onnxruntime (file, bytes, bytes plus a folder of external data,
+or a temporary file where protobuf's 2 GB do not suffice) and turns its errors into one line.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.errors import UnsupportedModelError, UsageError
+from graphprune.onnx.bindings import RUNGS, default_bindings, real_inputs
+from graphprune.onnx.checks import one_line
+from graphprune.onnx.feeds import ATTEMPTS, has_free_scalars, random_feeds
+
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Array]
+
+PROTOBUF_LIMIT = 1_900_000_000
+"""Bytes of tensors up to which a model is handed over in memory; protobuf ends at 2 GiB."""
+
+
+class Session:
+    """An onnxruntime session of a model.
+
+    Args:
+        model: A graph, or the path of a file.
+        threads: Threads within an operator; operators run one after another.
+        provider: An execution provider of the installed onnxruntime. UsageError for an unknown one.
+        optimize: Let onnxruntime fuse and rearrange the graph. False to compare tensors by name.
+        outputs: Further values of the top graph to return, by name (a graph in memory only).
+
+    Raises:
+        UnsupportedModelError: onnxruntime does not load the model; the message names the node.
+
+    A temporary file lives until `close` (or the end of a `with` block, or garbage collection).
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | str | Path,
+        *,
+        threads: int = 1,
+        provider: str = "CPUExecutionProvider",
+        optimize: bool = True,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        import onnxruntime as ort
+
+        if provider not in ort.get_available_providers():
+            raise UsageError(
+                f"onnxruntime has no provider '{provider}' here; it has "
+                f"{', '.join(ort.get_available_providers())}"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if isinstance(model, ir.Model):
+            source: bytes | str = self._source(_with_outputs(model, outputs), options)
+        elif outputs:
+            raise ValueError("extra outputs need a graph in memory, not a file")
+        else:
+            source = str(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=[provider])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            self.close()
+            raise UnsupportedModelError(
+                f"onnxruntime cannot load the model: {runtime_message(error)}"
+            ) from error
+        self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name. Raises UnsupportedModelError naming the node that failed."""
+        try:
+            results = self._session.run(None, dict(feeds))
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"onnxruntime cannot run the model: {runtime_message(error)}"
+            ) from error
+        return dict(zip(self.output_names, results, strict=True))
+
+    def close(self) -> None:
+        """Let go of onnxruntime's memory and of a temporary file."""
+        self._session = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _source(self, model: ir.Model, options: Any) -> bytes | str:
+        """Bytes or a path for onnxruntime."""
+        tensors = list(stored_tensors(model))
+        folders = {str(t.base_dir) for t in tensors if isinstance(t, ir.ExternalTensor)}
+        embedded = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
+        if embedded < PROTOBUF_LIMIT and len(folders) <= 1:
+            if folders:  # external data stays in its files, onnxruntime maps it
+                options.add_session_config_entry(
+                    "session.model_external_initializers_file_folder_path", folders.pop()
+                )
+            data: bytes = ir.to_proto(model).SerializeToString()
+            return data
+        self._folder = tempfile.TemporaryDirectory(prefix="graphprune-")
+        path = Path(self._folder.name, "model.onnx")
+        try:
+            ir.save(model, path, external_data="model.onnx.data")
+        except OSError as error:
+            self.close()
+            raise UsageError(
+                f"no room for a temporary copy of the model in {tempfile.gettempdir()}: "
+                f"{error.strerror}"
+            ) from error
+        return str(path)
+
+
+def stored_tensors(model: ir.Model) -> list[ir.TensorProtocol]:
+    """Every initializer's tensor, nested graphs included."""
+    graphs = [model.graph, *model.graph.subgraphs()]
+    values = [v for graph in graphs for v in graph.initializers.values()]
+    return [v.const_value for v in values if v.const_value is not None]
+
+
+def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy with further graph outputs; the model itself when there are none to add."""
+    present = {v.name for v in model.graph.outputs}
+    extra = [n for n in dict.fromkeys(names) if n not in present]
+    if not extra:
+        return model
+    copy = model.clone()
+    values = {o.name: o for node in copy.graph for o in node.outputs}
+    values.update({v.name: v for v in copy.graph.inputs})
+    values.update(copy.graph.initializers.items())
+    for name in extra:
+        if name not in values:
+            raise ValueError(f"the graph has no value '{name}'")
+        value = values[name]
+        if value.producer() is not None:
+            value.shape = None  # what stands in the file may be stale; onnxruntime infers it
+        copy.graph.outputs.append(value)
+    return copy
+
+
+_NODE = re.compile(r"[Nn]ode[.:]?\s*\(?(?:Name:)?\s*'?\"?([^)'\"]+)'?\"?\)?")
+_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
+
+def runtime_message(error: BaseException) -> str:
+    """onnxruntime's message on one line, without its prefix and without source positions."""
+    text = _STATUS.sub("", one_line(error))
+    named = re.search(r"running (\w+) node\. Name:'([^']*)' Status Message: (.*)", text)
+    if named:
+        text = f"node '{named[2]}' ({named[1]}): {named[3]}"
+    text = re.sub(r"/\S+\.(?:cc|h):\d+ ", "", text)
+    return text
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A run of the unpruned model that worked.
+
+    Attributes:
+        binding: The sizes of its dynamic dimensions.
+        feeds: What was fed.
+        outputs: What came out.
+    """
+
+    binding: Mapping[str, int]
+    feeds: Feeds
+    outputs: Mapping[str, Array]
+
+
+def check_runs(model: ir.Model, binding: Mapping[str, int], seed: int = 0) -> Feeds:
+    """Run the unpruned model once at `binding`; returns inputs that work.
+
+    Raises UnsupportedModelError when onnxruntime does not load or run it: a model that never worked
+    is not to be blamed on pruning.
+    """
+    with Session(model) as session:
+        return _try(session, model, binding, seed).feeds
+
+
+def find_trials(
+    model: ir.Model,
+    overrides: Mapping[str, int] | None = None,
+    seed: int = 0,
+    session: Session | None = None,
+) -> tuple[Trial, Trial]:
+    """Two bindings at which the unpruned model runs, with inputs and outputs.
+
+    Tries the sizes of `bindings.RUNGS` in order, small first. Where no second size works (a model
+    that takes one window length only), the second trial differs in the batch, or else only in its
+    random inputs.
+
+    Args:
+        model: The unpruned model.
+        overrides: Sizes given by the user.
+        seed: Of the random inputs.
+        session: A session of `model`, where there is one already.
+
+    Raises:
+        UnsupportedModelError: It runs at none of the sizes.
+        UsageError: An override names no dynamic dimension of the model.
+    """
+    if session is None:
+        with Session(model) as own:
+            return find_trials(model, overrides, seed, own)
+    failure: UnsupportedModelError | None = None
+    tried: list[dict[str, int]] = []
+    for rung in range(len(RUNGS)):
+        first, second = default_bindings(model, overrides, rung)
+        if first in tried:
+            continue
+        tried.append(first)
+        try:
+            trial = _try(session, model, first, seed)
+        except UnsupportedModelError as error:
+            failure = failure or error
+            continue
+        batch_only = {n: second[n] if second[n] <= 3 else first[n] for n in first}
+        for binding in (second, batch_only, first):
+            try:
+                return trial, _try(session, model, binding, seed + 1)
+            except UnsupportedModelError as error:
+                failure = error
+    assert failure is not None
+    if len(tried) == 1:
+        raise failure
+    sizes = "; ".join(", ".join(f"{n}={s}" for n, s in b.items()) for b in tried)
+    raise UnsupportedModelError(
+        f"{failure} (tried {sizes}: if the model needs other sizes, give them with --dim NAME=SIZE)"
+    ) from failure
+
+
+def _try(session: Session, model: ir.Model, binding: Mapping[str, int], seed: int) -> Trial:
+    attempts = ATTEMPTS if has_free_scalars(model) else 1
+    failure: UnsupportedModelError | None = None
+    for attempt in range(attempts):
+        feeds = random_feeds(model, binding, seed, attempt=attempt)
+        try:
+            return Trial(dict(binding), feeds, session.run(feeds))
+        except UnsupportedModelError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+__all__ = ["PROTOBUF_LIMIT", "Session", "Trial", "check_runs", "find_trials", "real_inputs"]
