@@ -1,0 +1,290 @@
+"""Make a plan true: the one pass that shortens tensors.
+
+1. every initializer use that the plan cuts reads a sliced copy; slices are lazy (nothing is read until
+   the model is saved) and shared again where two uses keep the same;
+2. attributes and size operands (Reshape shapes, Slice bounds, `group`, `num_heads`, ...) become what
+   the op's resize rule says;
+3. computed sizes are followed through the shape arithmetic: what comes out right by itself is left
+   alone, a static entry is replaced by a constant, a dynamic one is scaled;
+4. scalars computed from a shortened size and used as data keep their original value;
+5. shapes noted in the file are shortened, what nothing reads any more is dropped.
+
+Names, order of nodes, inputs, outputs, opsets and metadata stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+import graphprune.rules.onnx  # noqa: F401  (registers the rules)
+from graphprune.errors import UsageError
+from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, infer_shapes
+from graphprune.passes.sizes import SizeWriter
+from graphprune.plan import Cut, Plan, pruned_shape, take
+from graphprune.rules.context import is_weight, node_name
+from graphprune.rules.registry import registry
+from graphprune.rules.resize import Resize
+
+__all__ = ["PrunePass"]
+
+Uses = dict[tuple[ir.Node, int], tuple[Cut, ...]]
+
+
+class PrunePass(ir.passes.InPlacePass):
+    """Apply `plan` to the model it was made for (canonical: initializer-only subgraphs folded).
+
+    Args:
+        plan: What stays of every tensor and initializer use.
+        shapes: Sizes of the model at the plan's binding, and at another one; inferred where absent.
+    """
+
+    def __init__(self, plan: Plan, shapes: Sequence[Shapes] | None = None) -> None:
+        self.plan = plan
+        self.shapes = shapes
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Shorten the model. Raises UsageError where the plan names what is not there."""
+        if not self.plan.tensors and not self.plan.initializers:
+            return ir.passes.PassResult(model, modified=False)
+        shapes = self.shapes
+        if shapes is None:
+            first, second = default_bindings(model, dict(self.plan.binding))
+            overrides = {k: v for k, v in self.plan.binding.items() if k in first}
+            shapes = [infer_shapes(model, {**first, **overrides}), infer_shapes(model, second)]
+        _Rewrite(model, self.plan, shapes).run()
+        return ir.passes.PassResult(model, modified=True)
+
+
+@dataclass
+class _Edits:
+    """What the resize rules ask for: attributes, and operand contents at each binding."""
+
+    attributes: dict[ir.Node, dict[str, object]] = field(default_factory=dict)
+    operands: dict[tuple[ir.Node, int], list[np.ndarray]] = field(default_factory=dict)
+
+
+class _Rewrite:
+    def __init__(self, model: ir.Model, plan: Plan, shapes: Sequence[Shapes]) -> None:
+        self.model = model
+        self.plan = plan
+        self.shapes = shapes
+        self.cuts: dict[ir.Value, tuple[Cut, ...]] = {}
+        self.uses: Uses = {}
+        self._find_names()
+
+    def run(self) -> None:
+        dims = [self._pruned_dims(s) for s in self.shapes]
+        sizes = [
+            evaluate_sizes(self.model, s, d) for s, d in zip(self.shapes, dims, strict=True)
+        ]
+        edits = self._collect()
+        self._freeze(edits, sizes)
+        read_before = _read_values(self.model)
+        writer = SizeWriter(self.model, [s.values for s in self.shapes], sizes)
+        for (node, i), contents in edits.operands.items():
+            writer.write(node, i, contents)
+        for node, attributes in edits.attributes.items():
+            _set_attributes(node, attributes)
+        self._slice_initializers()
+        self._shorten_shapes()
+        _drop_unread(self.model, read_before)
+
+    # -- finding --------------------------------------------------------------------------------
+
+    def _find_names(self) -> None:
+        values: dict[str, ir.Value] = {}
+        nodes: dict[str, ir.Node] = {}
+        for node in _all_nodes(self.model):
+            nodes.setdefault(node_name(node), node)
+            for value in node.outputs:
+                if value.name:
+                    values[value.name] = value
+        for graph in _graphs(self.model):
+            for value in graph.inputs:
+                if value.name:
+                    values[value.name] = value
+        for name, cuts in self.plan.tensors.items():
+            if name not in values:
+                raise UsageError(f"the plan cuts '{name}', which this model does not have")
+            self.cuts[values[name]] = cuts
+        for use in self.plan.initializers:
+            node_found = nodes.get(use.node)
+            if node_found is None or use.input >= len(node_found.inputs):
+                raise UsageError(f"the plan cuts an input of '{use.node}', which is not there")
+            self.uses[node_found, use.input] = use.cuts
+
+    def _pruned_dims(self, shapes: Shapes) -> dict[ir.Value, tuple[int, ...]]:
+        return {
+            value: pruned_shape(shapes.dims[value], cuts)
+            for value, cuts in self.cuts.items()
+            if value in shapes.dims
+        }
+
+    # -- what the rules say ---------------------------------------------------------------------
+
+    def _collect(self) -> _Edits:
+        edits = _Edits()
+        for node in _all_nodes(self.model):
+            version = self.model.opset_imports.get(node.domain)
+            rule = registry.find(node.domain, node.op_type, version)
+            if rule is None or not self._touched(node):
+                continue
+            found = []
+            for shapes in self.shapes:
+                resize = Resize(
+                    node, shapes.dims, shapes.values, self.cuts, self.uses, version or 1
+                )
+                rule.resize(resize)
+                found.append(resize)
+            if found[0].attributes:
+                edits.attributes[node] = found[0].attributes
+            for i in found[0].operands:
+                edits.operands[node, i] = [r.operands[i] for r in found]
+        return edits
+
+    def _touched(self, node: ir.Node) -> bool:
+        """Whether a tensor the node reads or writes gets shorter."""
+        return (
+            any(v in self.cuts for v in node.inputs if v is not None)
+            or any(v in self.cuts for v in node.outputs)
+            or any((node, i) in self.uses for i in range(len(node.inputs)))
+        )
+
+    def _freeze(self, edits: _Edits, sizes: Sequence[Mapping[ir.Value, np.ndarray]]) -> None:
+        """Values computed from shortened sizes that leave the shape arithmetic stay as they were.
+
+        A Reshape whose result is not cut, a mean's divisor, the 1 / sqrt(d) of an attention.
+        """
+        known = self.shapes[0].values
+        changed = {
+            value
+            for shapes, new in zip(self.shapes, sizes, strict=True)
+            for value, old in shapes.values.items()
+            if value not in new or not np.array_equal(new[value], old)
+        }
+        for node in _all_nodes(self.model):
+            if node.outputs and all(v in known for v in node.outputs):
+                continue
+            for i, value in enumerate(node.inputs):
+                if value in changed and (node, i) not in edits.operands:
+                    edits.operands[node, i] = [s.values[value] for s in self.shapes]
+
+    # -- initializers ---------------------------------------------------------------------------
+
+    def _slice_initializers(self) -> None:
+        copies: dict[tuple[ir.Value, bytes], ir.Value] = {}
+        whole = {
+            value
+            for node in _all_nodes(self.model)
+            for i, value in enumerate(node.inputs)
+            if value is not None and is_weight(value) and (node, i) not in self.uses
+        }
+        renamed: list[tuple[ir.Value, str]] = []
+        for (node, i), cuts in self.uses.items():
+            original = node.inputs[i]
+            assert original is not None
+            key = (original, _digest(cuts))
+            if key not in copies:
+                first = original not in whole and not any(o is original for o, _ in copies)
+                copy = _sliced(original, cuts)
+                graph = original.graph
+                assert isinstance(graph, ir.Graph)
+                copy.name = _free_name(graph, f"{original.name}_kept")
+                graph.register_initializer(copy)
+                copies[key] = copy
+                if first:
+                    renamed.append((copy, original.name or ""))
+            node.replace_input_with(i, copies[key])
+        for copy, name in renamed:
+            graph = copy.graph
+            assert isinstance(graph, ir.Graph)
+            old = graph.initializers.pop(name)
+            old.name = None
+            graph.initializers.pop(copy.name or "")
+            copy.name = name
+            graph.register_initializer(copy)
+
+    # -- shapes in the file ---------------------------------------------------------------------
+
+    def _shorten_shapes(self) -> None:
+        for value, cuts in self.cuts.items():
+            if value.shape is None:
+                continue
+            entries = list(value.shape)
+            for cut in cuts:
+                entries[cut.axis] = None if cut.dynamic else cut.count
+            value.shape = ir.Shape(entries)
+
+
+def _sliced(original: ir.Value, cuts: tuple[Cut, ...]) -> ir.Value:
+    tensor = original.const_value
+    assert tensor is not None
+    shape = pruned_shape(tensor.shape.numpy(), cuts)
+
+    def load() -> ir.Tensor:
+        return ir.Tensor(np.ascontiguousarray(take(tensor.numpy(), cuts)), dtype=tensor.dtype)
+
+    lazy = ir.LazyTensor(load, dtype=tensor.dtype, shape=ir.Shape(shape), name=original.name)
+    copy = ir.Value(
+        name=original.name, shape=ir.Shape(shape), type=original.type, const_value=lazy
+    )
+    copy.metadata_props.update(original.metadata_props)
+    return copy
+
+
+def _digest(cuts: tuple[Cut, ...]) -> bytes:
+    parts = [repr((c.axis, c.blocks)).encode() + c.kept.tobytes() for c in cuts]
+    return b"|".join(parts)
+
+
+def _free_name(graph: ir.Graph, name: str) -> str:
+    candidate, number = name, 1
+    while candidate in graph.initializers:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def _set_attributes(node: ir.Node, attributes: Mapping[str, object]) -> None:
+    for name, value in attributes.items():
+        if value is None:
+            node.attributes.pop(name, None)
+        else:
+            node.attributes[name] = ir.convenience.convert_attribute(name, value)
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The top graph and all bodies."""
+    yield model.graph
+    for node in _all_nodes(model):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield attribute.as_graph()
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    return iter(ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def _read_values(model: ir.Model) -> set[ir.Value]:
+    return {v for node in _all_nodes(model) for v in node.inputs if v is not None}
+
+
+def _drop_unread(model: ir.Model, read_before: set[ir.Value]) -> None:
+    """Nodes and initializers that were read before and are not any more."""
+    graphs = list(_graphs(model))
+    for graph in graphs:
+        outputs = set(graph.outputs)
+        for node in reversed(list(graph)):
+            gone = [v for v in node.outputs if v in read_before]
+            if gone and not any(v.uses() or v in outputs for v in node.outputs):
+                graph.remove(node, safe=True)
+    for graph in graphs:
+        outputs = set(graph.outputs)
+        for name, value in list(graph.initializers.items()):
+            if value in read_before and not value.uses() and value not in outputs:
+                del graph.initializers[name]
