@@ -1,0 +1,120 @@
+"""Scores without data: how much each unit of a group matters, from weights alone.
+
+A unit is scored over all the weights it runs through: in every initializer the norm of its slice,
+divided by the mean over the group's units there (so that a layer of large weights does not outvote the
+others), averaged over the initializers, and divided by the group's mean. Scores of different groups
+are therefore comparable up to the group's spread (Torch-Pruning's group magnitude, DepGraph, CVPR'23).
+
+Sources: L1 (Li et al., ICLR'17), FPGM (He et al., CVPR'19), BN scale (Liu et al., ICCV'17).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from graphprune.analysis.groups import Group, Member
+from graphprune.errors import UsageError
+
+WeightOf = Callable[[str], np.ndarray]
+"""Contents of an initializer by name."""
+
+NAMES = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random")
+_FPGM_LIMIT = 1 << 26
+
+
+def scores(
+    groups: Sequence[Group], weight: WeightOf, criterion: str = "l2", seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Group name -> score of each unit (larger stays).
+
+    Raises:
+        UsageError: Unknown criterion.
+    """
+    measure = criterion_of(criterion)
+    result = {}
+    for group in groups:
+        if measure is None:
+            rng = np.random.default_rng([seed, *group.name.encode()])
+            values = rng.permutation(group.size).astype(np.float64) + 1
+        else:
+            values = _aggregate(group, weight, measure, criterion)
+        mean = values.mean()
+        result[group.name] = values / mean if mean > 0 else values
+    return result
+
+
+Measure = Callable[[np.ndarray], np.ndarray]
+"""[units, elements] -> [units]."""
+
+
+def criterion_of(name: str) -> Measure | None:
+    """The measure of a criterion; None for `random`."""
+    if name == "random":
+        return None
+    if name == "fpgm":
+        return _median_distance
+    if name == "bn-scale":
+        return lambda rows: np.abs(rows).sum(axis=1)
+    found = re.fullmatch(r"l(\d+(?:\.\d+)?)", name)
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"unknown criterion '{name}': choose one of {', '.join(NAMES)}")
+    p = float(found[1])
+    return lambda rows: (np.abs(rows) ** p).sum(axis=1) ** (1 / p)
+
+
+def _median_distance(rows: np.ndarray) -> np.ndarray:
+    """Sum of the distances to all others: what is near the geometric median is redundant."""
+    squared = (rows**2).sum(axis=1)
+    total = np.zeros(len(rows))
+    step = max(1, _FPGM_LIMIT // max(1, len(rows)))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        distance = squared[start : start + step, None] + squared[None] - 2 * part @ rows.T
+        total[start : start + step] = np.sqrt(np.maximum(distance, 0)).sum(axis=1)
+    return total
+
+
+def _aggregate(group: Group, weight: WeightOf, measure: Measure, criterion: str) -> np.ndarray:
+    members = [m for m in group.members if m.site.is_weight and m.site.strong]
+    if criterion == "bn-scale":
+        scales = [m for m in members if m.site.op == "BatchNormalization" and m.site.input == 1]
+        members = scales or members
+        if not scales:
+            measure = lambda rows: np.sqrt((rows**2).sum(axis=1))  # noqa: E731
+    else:
+        members = [m for m in members if len(m.site.shape) > 1] or members
+    total = np.zeros(group.size)
+    for member in members:
+        rows, present = unit_rows(group, member, weight(member.site.name))
+        values = measure(rows)
+        mean = values.mean() if values.size else 0.0
+        if mean > 0:
+            total[present] += values / mean
+    return total if total.any() else np.ones(group.size)
+
+
+def unit_rows(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The slices of a weight that belong to each unit: [units present, elements], their numbers."""
+    resolved = member.resolved
+    axes = resolved.axes
+    rest = [a for a in range(array.ndim) if a not in axes]
+    flat = np.transpose(array, [*axes, *rest]).reshape(resolved.classes.size, -1)
+    unit_of = np.full(int(max(group.units.max(), resolved.classes.max())) + 1, -1)
+    unit_of[group.units] = np.arange(group.size)
+    classes = resolved.classes.reshape(-1)
+    units = np.where(classes >= 0, unit_of[classes], -1)
+    where = np.flatnonzero(units >= 0)
+    order = where[np.argsort(units[where], kind="stable")]
+    present, counts = np.unique(units[order], return_counts=True)
+    data = flat[order].astype(np.float64)
+    if (counts == counts[0]).all():
+        return data.reshape(present.size, -1), present
+    width = int(counts.max())
+    padded = np.zeros((present.size, width, data.shape[1]))
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    within = np.arange(order.size) - np.repeat(starts, counts)
+    padded[np.repeat(np.arange(present.size), counts), within] = data
+    return padded.reshape(present.size, -1), present

@@ -1,0 +1,145 @@
+"""How many units of each cell stay: ratios, rounded to widths the target likes.
+
+Runtimes compute in blocks: a width that is not a multiple of the block costs as much as the next one
+or more (docs/latency.md). The physical width is aligned, not the number of units: a head of 64
+channels is on the grid whatever the number of heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import gcd
+
+import numpy as np
+
+from graphprune.analysis.groups import Group, Width
+
+Grid = Callable[[Width], int]
+"""The step that a physical width should be a multiple of."""
+
+_CONTRACTIONS = {
+    *("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
+    *("Einsum", "LSTM", "GRU", "RNN", "Attention", "conv", "linear", "matmul"),
+}
+
+
+def grid_of(align: int | str) -> Grid:
+    """The grid of `--align`: a number for every width, or `auto`.
+
+    `auto`: multiples of 16 from 64 channels on, of 8 from 16 on, of 4 below; 16 is the vector width
+    that onnxruntime pads to with AVX-512, 8 with AVX2, and 4 the least it blocks at all.
+    """
+
+    def auto(width: Width) -> int:
+        if width.site.op not in _CONTRACTIONS:
+            return 1
+        size = width.site.shape[width.axis]
+        return 16 if size >= 64 else 8 if size >= 16 else 4 if size >= 8 else 1
+
+    def fixed(width: Width) -> int:
+        return int(align) if width.site.op in _CONTRACTIONS else 1
+
+    return auto if align == "auto" else fixed
+
+
+def uniform(group: Group) -> bool:
+    """Whether the same number kept of every cell meets every balance."""
+    sizes = {c.size for c in group.cells}
+    if len(sizes) > 1:
+        return False
+    for balance in group.balances:
+        totals = balance.counts.sum(axis=1)
+        if (totals != totals[0]).any() or (balance.fixed != balance.fixed[0]).any():
+            return False
+    return True
+
+
+def choices(group: Group, grid: Grid) -> list[int]:
+    """Numbers kept of each cell that are on the grid, for a uniform group; ascending.
+
+    The original number is always among them; where no smaller one is on the grid, it is alone.
+    """
+    size = group.cells[0].size
+    allowed = np.ones(size + 1, bool)
+    allowed[0] = False
+    numbers = np.arange(size + 1)
+    for width in group.widths:
+        step = grid(width)
+        per_unit = sum(width.counts)
+        if step > 1 and per_unit and gcd(per_unit, step) < step:
+            allowed &= (width.fixed + numbers * per_unit) % step == 0
+    allowed[size] = True
+    return [int(n) for n in np.flatnonzero(allowed)]
+
+
+def counts_for(group: Group, ratio: float, grid: Grid) -> tuple[int, ...]:
+    """Kept units of each cell, nearest to `ratio` on the grid and within the balances."""
+    if ratio >= 1:
+        return tuple(int(c.size) for c in group.cells)
+    if uniform(group):
+        options = choices(group, grid)
+        wanted = ratio * group.cells[0].size
+        best = min(options, key=lambda n: (abs(n - wanted), -n))
+        return (best,) * len(group.cells)
+    found = _programme(group, ratio, grid) or _programme(group, ratio, lambda w: 1)
+    return found or tuple(int(c.size) for c in group.cells)
+
+
+def _programme(group: Group, ratio: float, grid: Grid) -> tuple[int, ...] | None:
+    """Integer programme: least deviation from the ratio under balances and grid; None: infeasible."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    cells = len(group.cells)
+    sizes = np.array([c.size for c in group.cells], float)
+    wanted = ratio * sizes
+    aligned = [w for w in group.widths if grid(w) > 1]
+    # Variables: kept of each cell, deviation of each cell, multiples of each aligned width.
+    total = 2 * cells + len(aligned)
+    rows: list[np.ndarray] = []
+    low: list[float] = []
+    high: list[float] = []
+
+    def add(row: np.ndarray, least: float, most: float) -> None:
+        rows.append(row)
+        low.append(least)
+        high.append(most)
+
+    for c in range(cells):
+        for sign in (1.0, -1.0):
+            row = np.zeros(total)
+            row[c], row[cells + c] = sign, -1.0
+            add(row, -np.inf, sign * wanted[c])
+    for balance in group.balances:
+        for r in range(1, len(balance.fixed)):
+            row = np.zeros(total)
+            row[:cells] = balance.counts[r] - balance.counts[0]
+            value = float(balance.fixed[0] - balance.fixed[r])
+            add(row, value, value)
+    for i, width in enumerate(aligned):
+        row = np.zeros(total)
+        row[:cells] = width.counts
+        row[2 * cells + i] = -grid(width)
+        add(row, -width.fixed, -width.fixed)
+    cost = np.concatenate([np.zeros(cells), np.ones(cells) / sizes, np.zeros(len(aligned))])
+    upper = np.concatenate([sizes, sizes, np.full(len(aligned), np.inf)])
+    lower = np.concatenate([np.ones(cells), np.zeros(cells + len(aligned))])
+    integral = np.concatenate([np.ones(cells), np.zeros(cells), np.ones(len(aligned))])
+    solved = milp(
+        cost,
+        constraints=LinearConstraint(np.array(rows), np.array(low), np.array(high)),
+        bounds=Bounds(lower, upper),
+        integrality=integral,
+        options={"time_limit": 5.0},
+    )
+    if not solved.success:
+        return None
+    return tuple(int(round(n)) for n in solved.x[:cells])
+
+
+def kept_units(group: Group, scores: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """The best units of each cell; ties go to the lower number. Increasing order."""
+    kept = []
+    for cell, count in zip(group.cells, counts, strict=True):
+        order = np.lexsort((cell, -scores[cell]))
+        kept.append(cell[order[:count]])
+    return np.sort(np.concatenate(kept))
