@@ -24,14 +24,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphprune.onnx.operands import op_names
 from graphprune.onnx.shape_values import evaluate
-from graphprune.onnx.shapes import Sweep
+from graphprune.onnx.sweep import Sweep
 
 __all__ = ["FoldInitializersPass"]
 
-_NOT_FOLDED = frozenset(
+_NOT_FOLDED = op_names(
     "Bernoulli DequantizeLinear Dropout DynamicQuantizeLinear If Loop Multinomial "
-    "QuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Scan".split()
+    "QuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Scan"
 )
 _LAZY_BYTES = 1 << 20
 _NO_LIMIT = 1 << 62
@@ -58,12 +59,12 @@ class FoldInitializersPass(ir.passes.InPlacePass):
                     sweep.tensor(value, value.const_value)
         modified = False
         for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
-            modified = self._fold(node, sweep) or modified
+            modified = self._fold(node, sweep, model.opset_imports.get("", 0)) or modified
         for graph in [model.graph, *model.graph.subgraphs()]:
             modified = _drop_unused(graph) or modified
         return ir.passes.PassResult(model, modified)
 
-    def _fold(self, node: ir.Node, sweep: Sweep) -> bool:
+    def _fold(self, node: ir.Node, sweep: Sweep, opset: int) -> bool:
         if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or node.graph is None:
             return False
         if "Sequence" in node.op_type or (not node.inputs and node.op_type != "Constant"):
@@ -77,18 +78,21 @@ class FoldInitializersPass(ir.passes.InPlacePass):
             return False
         if node.op_type == "Constant" and "value" in node.attributes:
             tensor = node.attributes["value"].value
-            sweep.tensor(node.outputs[0], tensor)
             _replace(node, [tensor], sweep)
             return True
         sweep.node(node)
-        results = self._results(node, tensors, sweep)
+        results = self._results(node, tensors, sweep, node.version or opset)
         if results is None:
             return False
         _replace(node, results, sweep)
         return True
 
     def _results(
-        self, node: ir.Node, tensors: Sequence[ir.TensorProtocol | None], sweep: Sweep
+        self,
+        node: ir.Node,
+        tensors: Sequence[ir.TensorProtocol | None],
+        sweep: Sweep,
+        opset: int,
     ) -> list[ir.TensorProtocol | None] | None:
         """One tensor per output that is read; None where the node must stay."""
         bare = ir.Node(
@@ -97,7 +101,7 @@ class FoldInitializersPass(ir.passes.InPlacePass):
             [None] * len(node.inputs),
             attributes=list(node.attributes.values()),
             num_outputs=len(node.outputs),
-            version=node.version or sweep.opsets.get(""),
+            version=opset,
         )
         given = sum(t.nbytes for t in tensors if t is not None)
         results: list[ir.TensorProtocol | None] = []
@@ -158,8 +162,8 @@ def _run(node: ir.Node, arrays: Sequence[Array | None]) -> Sequence[Array]:
     opsets = [onnx.helper.make_opsetid("", node.version or onnx.defs.onnx_opset_version())]
     model = onnx.helper.make_model(graph, opset_imports=opsets)
     feeds = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
-    outputs: list[Array] = ReferenceEvaluator(model).run(None, feeds)
-    return outputs
+    outputs = ReferenceEvaluator(model).run(None, feeds)
+    return [np.asarray(a) for a in outputs]
 
 
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:
@@ -177,13 +181,11 @@ def _replace(node: ir.Node, results: Sequence[ir.TensorProtocol | None], sweep: 
         value = ir.Value(
             name=output.name,
             type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             const_value=tensor,
             metadata_props=dict(output.metadata_props),
         )
-        for state in (sweep.dims, sweep.dtypes, sweep.values):
-            if output in state:
-                state[value] = state.pop(output)  # type: ignore[index, arg-type]
+        sweep.tensor(value, tensor)
         ir.convenience.replace_all_uses_with(output, value)
         graph.register_initializer(value)
     graph.remove(node, safe=True)

@@ -25,7 +25,7 @@ def dim_names(value: ir.Value) -> tuple[int | str, ...] | None:
 
     Negative sizes, which some exporters write for "any", count as unnamed.
     """
-    if value.shape is None:
+    if value.shape is None or not isinstance(value.type, ir.TensorType | None):
         return None
     names: list[int | str] = []
     for axis, dim in enumerate(value.shape):
@@ -75,7 +75,7 @@ def bound_dim(name: str, binding: Mapping[str, int]) -> int | None:
     if not operands or any(o not in binding for o in operands):
         return None
     size = ir.SymbolicDim(name).evaluate(dict(binding))
-    return None if size is None else int(size)
+    return size if isinstance(size, int) else None
 
 
 def input_dims(value: ir.Value, binding: Mapping[str, int]) -> Dims | None:
@@ -93,6 +93,11 @@ def input_dims(value: ir.Value, binding: Mapping[str, int]) -> Dims | None:
             )
         dims.append(size)
     return tuple(dims)
+
+
+def _is_state(name: str, axis: int, rank: int) -> bool:
+    """An unnamed middle axis of rank 3: the batch of a recurrent state [layers, batch, hidden]."""
+    return rank == 3 and axis == 1 and name.endswith(":1")
 
 
 _IMAGE = re.compile(r"height|width|^h$|^w$|^h_|^w_|_h$|_w$|image_?size", re.IGNORECASE)
@@ -152,10 +157,11 @@ def default_bindings(
     sizes_of = RUNGS[rung]
     sequences = 0
     totals: list[str] = []
-    for name, (_, axis, rank) in names.items():
+    first_input = next((v.name for v in real_inputs(model)), None)
+    for name, (value, axis, rank) in names.items():
         if name in overrides:
             sizes = (overrides[name], overrides[name])
-        elif _BATCH.search(name):
+        elif _BATCH.search(name) or (_is_state(name, axis, rank) and value != first_input):
             sizes = (2, 3)
         elif _TOTAL.search(name):
             totals.append(name)

@@ -84,9 +84,7 @@ def check_graph(model: ir.Model) -> None:
                 )
     for value in model.graph.outputs:
         if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
-            raise UnsupportedModelError(
-                f"invalid graph: nothing makes the output '{value.name}'"
-            )
+            raise UnsupportedModelError(f"invalid graph: nothing makes the output '{value.name}'")
     try:
         if not _is_sorted(model.graph):
             model.graph.sort()
@@ -179,8 +177,7 @@ def _check_value(value: onnx.ValueInfoProto) -> None:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
         return
-    if tensor.elem_type not in onnx.TensorProto.DataType.values() or tensor.elem_type == 0:
-        raise UnsupportedModelError(f"'{value.name}' has the unknown element type {tensor.elem_type}")
+    _check_dtype(tensor.elem_type, value.name)
     if tensor.HasField("shape"):
         count = 1
         for dim in tensor.shape.dim:
@@ -189,10 +186,14 @@ def _check_value(value: onnx.ValueInfoProto) -> None:
             raise UnsupportedModelError(f"the shape of '{value.name}' overflows ({count} elements)")
 
 
+def _check_dtype(number: int, name: str) -> None:
+    if number == 0 or number not in onnx.TensorProto.DataType.values():
+        raise UnsupportedModelError(f"'{name}' has the unknown element type {number}")
+
+
 def _check_tensor(tensor: onnx.TensorProto, folder: Path | None, external: set[Path]) -> None:
     name = tensor.name or "a constant"
-    if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == 0:
-        raise UnsupportedModelError(f"tensor '{name}' has the unknown element type {tensor.data_type}")
+    _check_dtype(tensor.data_type, name)
     dtype = ir.DataType(tensor.data_type)
     count = 1
     for size in tensor.dims:
@@ -210,7 +211,8 @@ def _check_tensor(tensor: onnx.TensorProto, folder: Path | None, external: set[P
         stored = len(tensor.raw_data)
         if stored != nbytes:
             raise UnsupportedModelError(
-                f"tensor '{name}' holds {stored} bytes, its shape {list(tensor.dims)} needs {nbytes}"
+                f"tensor '{name}' holds {stored} bytes, its shape {list(tensor.dims)} needs "
+                f"{nbytes}"
             )
 
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.bindings import input_dims, real_inputs
+from graphprune.onnx.operands import op_names
 from graphprune.onnx.shapes import Shapes
 
 Array = np.ndarray[Any, Any]
@@ -30,14 +31,14 @@ _POSITION = re.compile(r"position|pos_ids", re.IGNORECASE)
 _LENGTH = re.compile(r"len(gth)?s?$|seq_?len", re.IGNORECASE)
 
 # Ops through which an index stays an index (of the same table) on the way to its Gather.
-_TRANSPARENT = frozenset(
+_TRANSPARENT = op_names(
     "Cast CastLike Clip Concat Expand Flatten Gather Identity Max Min Reshape Slice Split Squeeze "
-    "Tile Transpose Unsqueeze Where".split()
+    "Tile Transpose Unsqueeze Where"
 )
 # Ops that take a mask: everything that turns it into weights or a bias.
-_MASK_OPS = frozenset(
+_MASK_OPS = op_names(
     "And Cast Equal Expand Greater Identity Less Mul Not Or ReduceSum Reshape Slice Sub Unsqueeze "
-    "Where CumSum".split()
+    "Where CumSum"
 )
 
 
@@ -78,7 +79,8 @@ def random_feeds(
             raise UnsupportedModelError(
                 f"input '{value.name}' has no shape in the file: export the model with one"
             )
-        assert value.dtype is not None and value.name is not None
+        assert value.dtype is not None
+        assert value.name is not None
         dtype = value.dtype
         if dtype.is_floating_point():
             array = _floats(value, dims, generator, kind)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google.protobuf.message
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes.common import InlinePass
 
 from graphprune.errors import UnsupportedModelError, UsageError
@@ -70,7 +70,8 @@ def load(source: Any) -> Loaded:
     model = source if isinstance(source, ir.Model) else getattr(source, "model", None)
     if isinstance(model, ir.Model):
         sha256, size = _hash_model(model)
-        return Loaded(_finish(model.clone()), None, sha256, size)
+        external = any(isinstance(t, ir.ExternalTensor) for t in stored_tensors(model))
+        return Loaded(_finish(model.clone()), None, sha256, size, external_data=external)
     raise UsageError(
         f"cannot load a {type(source).__name__}: give a path, an onnx.ModelProto, an onnx_ir.Model "
         "or a torch ONNXProgram"
@@ -102,16 +103,16 @@ def _parse(path: Path) -> onnx.ModelProto:
                 _refuse_other_formats(path, head)
                 proto = onnx.ModelProto()
                 with memoryview(data) as view:
-                    proto.ParseFromString(view)  # type: ignore[arg-type]
+                    proto.ParseFromString(view)
                 return proto
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except google.protobuf.message.DecodeError as error:
+    except DecodeError as error:
         text = head.isascii() and all(b >= 32 or b in b"\t\n\r" for b in head)
-        what = "is text, not an ONNX model" if text else "is truncated, damaged or not an ONNX model"
-        raise UnsupportedModelError(f"{path} {what}") from error
+        what = "text" if text else "truncated, damaged"
+        raise UnsupportedModelError(f"{path} is {what} or not an ONNX model") from error
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
@@ -155,6 +156,13 @@ def _finish(model: ir.Model) -> ir.Model:
     return model
 
 
+def stored_tensors(model: ir.Model) -> list[ir.TensorProtocol]:
+    """Every initializer's tensor, nested graphs included."""
+    graphs = [model.graph, *model.graph.subgraphs()]
+    values = [v for graph in graphs for v in graph.initializers.values()]
+    return [v.const_value for v in values if v.const_value is not None]
+
+
 def _update(digest: Any, path: Path) -> int:
     size = 0
     with path.open("rb") as file:
@@ -178,7 +186,12 @@ def _hash_model(model: ir.Model) -> tuple[str, int]:
             tensors.append((name, tensor))
             # A reference without contents stands in for the tensor in the serialised graph.
             value.const_value = ir.ExternalTensor(
-                "tensor", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
+                "tensor",
+                0,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
             )
     graph_bytes = ir.to_proto(skeleton).SerializeToString(deterministic=True)
     digest.update(graph_bytes)

@@ -18,9 +18,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import UnsupportedModelError, UsageError
-from graphprune.onnx.bindings import RUNGS, default_bindings, real_inputs
+from graphprune.onnx.bindings import RUNGS, default_bindings
 from graphprune.onnx.checks import one_line
 from graphprune.onnx.feeds import ATTEMPTS, has_free_scalars, random_feeds
+from graphprune.onnx.load import stored_tensors
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
@@ -66,7 +67,9 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        )
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if isinstance(model, ir.Model):
             source: bytes | str = self._source(_with_outputs(model, outputs), options)
@@ -137,13 +140,6 @@ class Session:
         return str(path)
 
 
-def stored_tensors(model: ir.Model) -> list[ir.TensorProtocol]:
-    """Every initializer's tensor, nested graphs included."""
-    graphs = [model.graph, *model.graph.subgraphs()]
-    values = [v for graph in graphs for v in graph.initializers.values()]
-    return [v.const_value for v in values if v.const_value is not None]
-
-
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
     """A copy with further graph outputs; the model itself when there are none to add."""
     present = {v.name for v in model.graph.outputs}
@@ -164,7 +160,6 @@ def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return copy
 
 
-_NODE = re.compile(r"[Nn]ode[.:]?\s*\(?(?:Name:)?\s*'?\"?([^)'\"]+)'?\"?\)?")
 _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
@@ -268,4 +263,4 @@ def _try(session: Session, model: ir.Model, binding: Mapping[str, int], seed: in
     raise failure
 
 
-__all__ = ["PROTOBUF_LIMIT", "Session", "Trial", "check_runs", "find_trials", "real_inputs"]
+__all__ = ["PROTOBUF_LIMIT", "Session", "Trial", "check_runs", "find_trials"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphprune.errors import UsageError
-from graphprune.onnx.runtime import PROTOBUF_LIMIT, stored_tensors
+from graphprune.onnx.load import stored_tensors
+from graphprune.onnx.runtime import PROTOBUF_LIMIT
 
 
 def external_name(path: Path) -> str:
