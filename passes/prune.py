@@ -52,9 +52,8 @@ class PrunePass(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         shapes = self.shapes
         if shapes is None:
-            first, second = default_bindings(model, dict(self.plan.binding))
-            overrides = {k: v for k, v in self.plan.binding.items() if k in first}
-            shapes = [infer_shapes(model, {**first, **overrides}), infer_shapes(model, second)]
+            first, second = default_bindings(model, {})
+            shapes = [infer_shapes(model, {**first, **self.plan.binding}), infer_shapes(model, second)]
         _Rewrite(model, self.plan, shapes).run()
         return ir.passes.PassResult(model, modified=True)
 

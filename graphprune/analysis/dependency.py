@@ -124,9 +124,8 @@ def build(
     for _, found in per_site:
         for resolved in found:
             unique.setdefault(id(resolved), resolved.rows)
-    for array in resolver.arrays(alg.balances):
-        if array.size and (array != FIXED).any():
-            unique[id(array)] = array.reshape(-1, array.shape[-1])
+    for resolved in resolver.balanced(alg.balances):
+        unique.setdefault(id(resolved), resolved.rows)
     arrays = list(unique.values())
     cells = cell_numbers(resolver, arrays)
     family_of_cell = families(cells, arrays)

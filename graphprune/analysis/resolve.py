@@ -102,10 +102,7 @@ class Resolver:
                 axes.remove(axis)
         return Resolved(tuple(axes), np.ascontiguousarray(classes))
 
-    def arrays(self, labels: Iterable[np.ndarray]) -> list[np.ndarray]:
-        """Bare label arrays (prefixes that must balance) in terms of classes."""
-        result = []
-        for array in labels:
-            classes = self.classes.of[array]
-            result.append(np.where(self.movable[classes], classes, FIXED).astype(np.int32))
-        return result
+    def balanced(self, labels: Iterable[np.ndarray]) -> list[Resolved]:
+        """Bare label arrays whose rows must balance, as far as anything can leave."""
+        found = (self.resolve(Factor(tuple(range(a.ndim)), a)) for a in labels if a.size)
+        return [r for r in found if r is not None and len(r.axes) > 1]

@@ -102,8 +102,7 @@ class Algebra:
                 assert tied is not None
                 current = tied
             if current.removal in axes:
-                if current.index:
-                    self.balances.append(current.labels)
+                self.balance(current)
                 continue
             for axis in current.index:
                 if axis in axes:
@@ -112,6 +111,11 @@ class Algebra:
                     current = tied
             result.append(current)
         return self.distinct(result)
+
+    def balance(self, factor: Factor) -> None:
+        """Every index must lose equally many: for views that are never a tensor of the graph."""
+        if factor.index:
+            self.balances.append(factor.labels)
 
     def distinct(self, factors: Iterable[Factor]) -> tuple[Factor, ...]:
         """At most one factor for each removal axis: weak ones vanish, of others the larger stays."""

@@ -165,7 +165,9 @@ def _create(
         first = wide[0]
         index = tuple(a for a in axes[:-1] if operands[first].shape[a] > 1)
         labels = alg.space.fresh(tuple(shape[a] for a in (*index, removal)))
-        current[first].append(Factor((*index, removal), labels))
+        made = Factor((*index, removal), labels)
+        alg.balance(made)
+        current[first].append(made)
 
 
 def _join(alg: Algebra, a: Factor, b: Factor) -> Factor:

@@ -84,6 +84,8 @@ def reshape(alg: Algebra, t: Labels, shape: tuple[int, ...]) -> Labels:
         return Labels(shape)
     pairs = segments(t.shape, shape)
     factors = [f for f in (_reshape_factor(alg, f, t.shape, shape, pairs) for f in t.factors) if f]
+    for factor in factors:
+        alg.balance(factor)
     return Labels(shape, alg.distinct(factors))
 
 

@@ -8,11 +8,15 @@ import onnx_ir as ir
 def canonicalise(model: ir.Model) -> ir.Model:
     """A copy of `model` in which every weight is an initializer; tensors are shared, not copied.
 
+    Gathers that read a tensor back as it was are dropped: they would mix the batch with channels.
+
     Values keep their names: a folded weight has the name of the value that its consumer reads in
     the original, so what is decided on the copy can be said of the original.
     """
+    from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
     from graphprune.passes.fold_initializers import FoldInitializersPass
 
     copy = model.clone()
     FoldInitializersPass()(copy)
+    DropIdentityGathersPass()(copy)
     return copy

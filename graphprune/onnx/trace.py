@@ -50,7 +50,7 @@ def trace(
         other: Sizes at another binding: where they differ, an axis is dynamic.
         blocks: Whole heads and groups leave (True), or channels inside them (False).
     """
-    run = _Run(model, shapes, blocks)
+    run = _Run(model, shapes, other, blocks)
     run.graph(model.graph)
     for value in model.graph.outputs:
         run.alg.space.node = value.name or ""
@@ -61,7 +61,10 @@ def trace(
 
 
 class _Run:
-    def __init__(self, model: ir.Model, shapes: Shapes, blocks: bool) -> None:
+    def __init__(
+        self, model: ir.Model, shapes: Shapes, other: Shapes | None, blocks: bool
+    ) -> None:
+        self.other = other.dims if other is not None else None
         self.alg = Algebra(blocks=blocks)
         self.found = Findings()
         self.shapes = shapes
@@ -76,7 +79,13 @@ class _Run:
     def node(self, node: ir.Node) -> None:
         self.alg.space.node = node_name(node)
         ctx = OpContext(
-            node, self.alg, self.found, self.shapes.dims, self.shapes.values, self.graph
+            node,
+            self.alg,
+            self.found,
+            self.shapes.dims,
+            self.shapes.values,
+            self.graph,
+            self.other,
         )
         rule = registry.find(node.domain, node.op_type, self.opsets.get(node.domain))
         missing = [v for v in node.inputs if v is not None and v not in self.shapes.dims]

@@ -36,12 +36,14 @@ class OpContext:
         dims: Mapping[ir.Value, tuple[int, ...]],
         values: Mapping[ir.Value, np.ndarray],
         run: Callable[[ir.Graph], None],
+        other: Mapping[ir.Value, tuple[int, ...]] | None = None,
     ) -> None:
         self.node = node
         self.alg = alg
         self.found = found
         self._dims = dims
         self._values = values
+        self._other = other or {}
         self.run_graph = run
 
     # -- the node -------------------------------------------------------------------------------
@@ -63,6 +65,13 @@ class OpContext:
         value = self.node.inputs[i]
         assert value is not None
         return self._dims[value]
+
+    def dynamic(self, i: int, axis: int) -> bool:
+        """Whether the length of an axis of input i depends on a dynamic dimension."""
+        value = self.node.inputs[i]
+        assert value is not None
+        other = self._other.get(value)
+        return other is not None and other[axis] != self._dims[value][axis]
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
         return self._dims[self.node.outputs[i]]

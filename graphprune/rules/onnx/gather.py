@@ -46,6 +46,8 @@ def gather(ctx: OpContext) -> None:
         names = {a: a if a < axis else a + grow for a in range(t.rank) if a != axis}
         ctx.set(tuple(f.renamed(names) for f in t.factors))
         return
+    if ctx.dynamic(0, axis):
+        t = ctx.alg.tie_across(t, [axis], "it is looked up in an axis of dynamic length")
     ctx.set(ctx.alg.gather(t, axis, indices))
 
 

@@ -37,6 +37,8 @@ def slice_(ctx: OpContext) -> None:
     steps = steps if steps is not None else [1] * len(starts)
     for start, stop, axis, step in zip(starts, ends, axes, steps, strict=True):
         at = positive(axis, t.rank)
+        if ctx.dynamic(0, at) and t.tracked(at):
+            t = ctx.alg.tie_across(t, [at], "an axis of dynamic length is sliced")
         t = ctx.alg.slice(t, at, *normalised(start, stop, step, t.shape[at]))
     ctx.set(t)
 
