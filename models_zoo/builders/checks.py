@@ -10,8 +10,8 @@ import onnx
 
 #: Two bindings of the dims that builders leave open.
 BINDINGS: tuple[Mapping[str, int], ...] = (
-    {"batch": 2, "sequence": 16, "frames": 3000},
-    {"batch": 3, "sequence": 11, "frames": 2400},
+    {"batch": 2, "sequence": 16, "target": 12},
+    {"batch": 3, "sequence": 11, "target": 7},
 )
 
 

@@ -24,15 +24,17 @@ _Linear = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+
+#: Share of a channel's mean that is taken off.
+CENTRING = 0.6
 _RunningNorm = nn.modules.batchnorm._NormBase
 
 
 def enliven(module: nn.Module, inputs: Mapping[str, Any], seed: int) -> nn.Module:
     """Randomise and rescale the weights of `module` in place; returns it in evaluation mode.
 
-    Afterwards each convolution and dense layer answers `inputs` with variance about one around a
-    channel mean of about 0.3, norms have random statistics near those of their input, and no two
-    parameters are equal.
+    Afterwards each convolution and dense layer answers `inputs` with a size of about one, norms
+    have random statistics near those of their input, and no two parameters are equal.
 
     Args:
         module: Any module; shared parameters stay shared.
@@ -53,17 +55,20 @@ def enliven(module: nn.Module, inputs: Mapping[str, Any], seed: int) -> nn.Modul
     return module
 
 
-def live_images(shape: tuple[int, int, int, int], seed: int) -> Tensor:
+def live_images(shape: tuple[int, ...], seed: int) -> Tensor:
     """Images `(n, c, h, w)` with coarse and fine structure, unlike each other in contrast.
 
-    White noise would not do: all samples look alike behind a pooling layer.
+    The first is white noise, which alone would not do: all samples look alike behind a pooling
+    layer.
     """
     generator = torch.Generator().manual_seed(seed)
     n, c, _, _ = shape
     coarse = F.interpolate(_normal((n, c, 7, 7), generator), shape[2:], mode="bilinear")
     fine = 0.5 * _normal(shape, generator)
+    share = torch.linspace(0, 1, n).view(n, 1, 1, 1)
     contrast = 0.5 + torch.rand((n, c, 1, 1), generator=generator)
-    return contrast * (coarse + fine) + 0.5 * _normal((n, c, 1, 1), generator)
+    structured = contrast * (coarse + fine) + 0.5 * _normal((n, c, 1, 1), generator)
+    return share * structured + (1 - share) * _normal(shape, generator)
 
 
 def _randomise(parameter: Tensor, generator: torch.Generator) -> None:
@@ -102,40 +107,41 @@ def _once(hook: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _centre(x: Tensor, channel: int) -> tuple[Tensor, float]:
+    """Most of the mean of each channel, and the size of what is left when it is subtracted.
+
+    Fitting the mean and variance of each channel to a few samples would whiten just these: on any
+    other input the rest would be amplified, a little in every layer and enormously in all of them.
+    """
+    mean = CENTRING * x.mean([d for d in range(x.ndim) if d != channel])
+    shape = [-1 if d == channel else 1 for d in range(x.ndim)]
+    return mean, float((x - mean.view(shape)).square().mean().sqrt())
+
+
 def _statistics(generator: torch.Generator) -> Callable[..., None]:
     def hook(module: Any, arguments: tuple[Tensor, ...]) -> None:
-        x = arguments[0]
-        over = [d for d in range(x.ndim) if d != 1]
-        size = (x.shape[1],)
-        spread = x.std(over).clamp_min(0.1 * float(x.std()) + 1e-6)
-        module.running_mean.copy_(x.mean(over) + 0.2 * spread * _normal(size, generator))
-        module.running_var.copy_(
-            spread.square() * (0.7 + 0.6 * torch.rand(size, generator=generator))
-        )
+        mean, size = _centre(arguments[0], 1)
+        spread = size * (0.8 + 0.4 * torch.rand(mean.shape, generator=generator))
+        module.running_mean.copy_(mean + 0.2 * size * _normal(mean.shape, generator))
+        module.running_var.copy_(spread.square() + 1e-8)
 
     return hook
 
 
 def _unit_output(generator: torch.Generator) -> Callable[..., Tensor | None]:
     def hook(module: Any, arguments: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
-        channel = 1 if "Conv" in type(module).__name__ and y.ndim > 2 else y.ndim - 1
-        if type(module).__name__ == "Conv1D":
-            channel = y.ndim - 1
-        over = [d for d in range(y.ndim) if d != channel]
-        shape = [-1 if d == channel else 1 for d in range(y.ndim)]
-        mean = y.mean(over)
-        # Where the samples hardly differ (a pooled image in a squeeze-excite block), making them
-        # differ by one would only amplify rounding.
-        spread = max(float((y - mean.view(shape)).std()), 0.25 * float(y.square().mean().sqrt()))
-        if not spread > 1e-8:  # nothing arrived here
+        channel = 1 if isinstance(module, nn.modules.conv._ConvNd) else y.ndim - 1
+        mean, size = _centre(y, channel)
+        if not size > 1e-8:  # nothing arrived here
             return None
-        module.weight.div_(spread)
-        y = y / spread
+        if y.ndim > 2 and channel == 1 and y[0, 0].numel() == 1:
+            size *= 3.0  # a squeeze-excite gate: gates that saturate amplify what is large anyway
+        module.weight.div_(size)
+        y = y / size
         if module.bias is not None:
-            wanted = 0.3 * _normal(mean.shape, generator)
-            shift = wanted - mean / spread
-            module.bias.div_(spread).add_(shift)
-            y = y + shift.view(shape)
+            shift = 0.3 * _normal(mean.shape, generator) - mean / size
+            module.bias.div_(size).add_(shift)
+            y = y + shift.view([-1 if d == channel else 1 for d in range(y.ndim)])
         return y
 
     return hook

@@ -69,7 +69,7 @@ def sample(name: str, *, seed: int = 0) -> Sample:
             module = Classifier(models.get_model(name, weights=None))
     if sum(p.numel() for p in module.parameters()) > LARGEST:
         shorten(module, keep=2)
-    image = live_images((4, 3, SIZE, SIZE), seed + 1)
+    image = live_images((8, 3, SIZE, SIZE), seed + 1)
     enliven(module, {"image": image}, seed)
     return Sample(module, {"image": image[:2]}, {"image": {0: "batch"}}, ("logits",))
 
