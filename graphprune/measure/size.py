@@ -63,14 +63,19 @@ def model_bytes(model: ir.Model) -> int:
 def file_bytes(path: str | Path) -> int:
     """Bytes on disk: the ONNX file and every file its external data lies in, each once."""
     path = Path(path)
-    proto = onnx.load(str(path), load_external_data=False)
-    model = ir.from_proto(proto)
+    return path.stat().st_size + sum(os.stat(file).st_size for file in external_files(path))
+
+
+def external_files(path: str | Path) -> list[Path]:
+    """The files in which an ONNX file keeps weights, each once, in order of their real paths."""
+    path = Path(path)
+    model = ir.from_proto(onnx.load(str(path), load_external_data=False))
     places = {
         os.path.realpath(path.parent / tensor.location)
         for tensor in _tensors(model)
         if isinstance(tensor, ir.ExternalTensor)
     }
-    return path.stat().st_size + sum(os.stat(place).st_size for place in sorted(places))
+    return [Path(place) for place in sorted(places)]
 
 
 _LARGE = 64 * 1024

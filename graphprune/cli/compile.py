@@ -1,0 +1,206 @@
+"""`graphprune compile`: prune a model, prove it, time it, write it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from graphprune.cli import options as opt
+from graphprune.cli.produce import produce
+from graphprune.errors import UsageError
+
+
+def _number(name: str, text: str, panel: str) -> Any:
+    return typer.Option(name, metavar="R", help=text, rich_help_panel=panel)
+
+
+def compile_(
+    model: opt.Model,
+    channels: Annotated[
+        float | None,
+        _number("--channels", "Keep this fraction of each prunable group's channels.", opt.STAYS),
+    ] = None,
+    params: Annotated[
+        float | None,
+        _number("--params", "Keep at most this fraction of the model's parameters.", opt.STAYS),
+    ] = None,
+    macs: Annotated[
+        float | None,
+        _number("--macs", "Keep at most this fraction of the model's multiply-adds.", opt.STAYS),
+    ] = None,
+    heads: Annotated[
+        float | None,
+        _number("--heads", "Keep this fraction of each attention's heads.", opt.STAYS),
+    ] = None,
+    head_dims: Annotated[
+        float | None,
+        _number("--head-dims", "Keep this fraction of the dimensions inside heads.", opt.STAYS),
+    ] = None,
+    group_ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--group-ratio",
+            metavar="GLOB=R",
+            help="Another fraction for groups whose name matches; repeat for more.",
+            rich_help_panel=opt.STAYS,
+        ),
+    ] = None,
+    align: Annotated[
+        str,
+        typer.Option(
+            "--align",
+            metavar="auto|N",
+            help="Round widths to what the runtime likes, to multiples of N, or not at all (1).",
+            rich_help_panel=opt.STAYS,
+        ),
+    ] = "auto",
+    criterion: Annotated[
+        str,
+        typer.Option(
+            "--criterion",
+            metavar="NAME",
+            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale or random.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = "l2",
+    scope: Annotated[
+        str,
+        typer.Option(
+            "--scope",
+            metavar="local|global",
+            help="Rank within each group, or over the whole model with one threshold.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = "local",
+    residual: Annotated[
+        bool,
+        opt.flag(
+            "--residual",
+            "Prune also residual widths that run through LayerNorm or RMSNorm.",
+            opt.WHAT,
+        ),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="GLOB",
+            help="Prune only groups whose name matches; repeat for more.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="GLOB",
+            help="Leave groups whose name matches; repeat for more.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            "--plan",
+            metavar="IN.plan.json",
+            help="Apply the choices of an earlier --save-plan instead of making new ones.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    output: opt.Output = None,
+    save_plan: Annotated[
+        str | None,
+        typer.Option(
+            "--save-plan",
+            metavar="OUT.plan.json",
+            help="Write what was chosen: it can be reviewed, verified and applied again.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            "--report",
+            metavar="R.json",
+            help="Write the whole report as JSON.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    as_json: opt.Json = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    dim: opt.Dim = None,
+    provider: opt.Provider = opt.CPU,
+    threads: opt.Threads = 1,
+    seed: opt.Seed = 0,
+    no_bench: Annotated[
+        bool, opt.flag("--no-bench", "Do not time the two models.", opt.RUN)
+    ] = False,
+    no_verify: opt.NoVerify = False,
+    allow_slower: Annotated[
+        bool,
+        opt.flag(
+            "--allow-slower",
+            "Write the result even where it is slower, or nothing could be pruned.",
+            opt.RUN,
+        ),
+    ] = False,
+) -> None:
+    """Prune MODEL, prove the result, time both, and write the smaller ONNX file.
+
+    [bold]graphprune compile model.onnx --channels 0.5[/bold] keeps half of every prunable group's
+    channels, neurons and heads. The input is never changed.
+    """
+    settings = {
+        "channels": opt.ratio(channels, "--channels"),
+        "params": opt.ratio(params, "--params"),
+        "macs": opt.ratio(macs, "--macs"),
+        "heads": opt.ratio(heads, "--heads"),
+        "head_dims": opt.ratio(head_dims, "--head-dims"),
+        "group_ratio": opt.group_ratios(group_ratio),
+        "align": opt.align(align),
+        "criterion": criterion,
+        "scope": opt.choice(scope, ("local", "global"), "--scope"),
+        "residual": residual,
+        "only": tuple(only or ()),
+        "exclude": tuple(exclude or ()),
+        "dims": opt.dims(dim),
+        "provider": provider,
+        "threads": opt.at_least(threads, 1, "--threads"),
+        "seed": opt.at_least(seed, 0, "--seed"),
+        "bench": not no_bench,
+        "verify": not no_verify,
+        "allow_slower": allow_slower,
+    }
+    _check_budget(settings, plan)
+    produce(
+        model,
+        settings,
+        output=output,
+        plan=plan,
+        save_plan=save_plan,
+        report=report,
+        overwrite=overwrite,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+def _check_budget(settings: dict[str, Any], plan: str | None) -> None:
+    """One budget, or a plan. Raises UsageError that says which there are."""
+    budgets = [f"--{n}" for n in ("channels", "params", "macs") if settings[n] is not None]
+    others = [
+        "--" + n.replace("_", "-")
+        for n in ("heads", "head_dims", "group_ratio")
+        if settings[n] not in (None, ())
+    ]
+    if len(budgets) > 1:
+        raise UsageError(f"{' and '.join(budgets)} exclude each other: give one of them")
+    if plan is not None and budgets + others:
+        raise UsageError(f"--plan fixes what stays: {(budgets + others)[0]} cannot be added")
+    if plan is None and not budgets + others:
+        raise UsageError(
+            "say how much stays: --channels R (of each group), --params R or --macs R (of the "
+            "whole model), --heads R, --head-dims R, --group-ratio GLOB=R, or --plan FILE"
+        )

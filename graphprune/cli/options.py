@@ -1,0 +1,127 @@
+"""Options that commands share, and how their text becomes values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from graphprune.errors import UsageError
+
+STAYS = "How much stays (every ratio is the fraction that remains, 0 < R <= 1)"
+WHAT = "What is pruned, and by what"
+OUTPUT = "Output"
+RUN = "How it is run"
+
+
+def flag(names: str, text: str, panel: str | None) -> Any:
+    """An option without a value."""
+    return typer.Option(*names.split(), metavar="", help=text, rich_help_panel=panel)
+
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An ONNX file, or zoo:NAME (see graphprune zoo).")
+]
+Dim = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        metavar="NAME=SIZE",
+        help="Size of a dynamic dimension while analysing, verifying and timing; repeat for more.",
+        rich_help_panel=RUN,
+    ),
+]
+Provider = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="onnxruntime's execution provider.",
+        rich_help_panel=RUN,
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", metavar="N", help="Threads inside an operator.", rich_help_panel=RUN),
+]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", help="Of the random inputs.", rich_help_panel=RUN),
+]
+Quiet = Annotated[bool, flag("--quiet -q", "Print errors only.", OUTPUT)]
+Json = Annotated[bool, flag("--json", "Print JSON on stdout, and only that.", OUTPUT)]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="The file to write; MODEL.pruned.onnx beside the input if not given.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, flag("--overwrite", "Replace existing output files.", OUTPUT)]
+NoVerify = Annotated[bool, flag("--no-verify", "Do not prove that the result is right.", RUN)]
+CPU = "CPUExecutionProvider"
+
+
+def ratio(value: float | None, option: str) -> float | None:
+    """A fraction that remains. Raises UsageError outside (0, 1]."""
+    if value is not None and not 0 < value <= 1:
+        raise UsageError(
+            f"{option} {value:g} is out of range: it is the fraction that remains, 0 < R <= 1"
+        )
+    return value
+
+
+def at_least(value: int, least: int, option: str) -> int:
+    """A count. Raises UsageError below `least`."""
+    if value < least:
+        raise UsageError(f"{option} {value} is out of range: at least {least}")
+    return value
+
+
+def align(text: str) -> int | str:
+    """`auto` or a positive number."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--align {text!r} is neither 'auto' nor a number of channels from 1 up")
+    return int(text)
+
+
+def dims(items: Sequence[str] | None) -> dict[str, int]:
+    """NAME=SIZE pairs; the last `=` divides, because a dimension's name may hold one."""
+    found: dict[str, int] = {}
+    for item in items or ():
+        name, equals, size = item.rpartition("=")
+        if not equals or not name or not size.isdecimal() or int(size) < 1:
+            raise UsageError(f"--dim {item!r} is not NAME=SIZE with a size from 1 up")
+        if found.setdefault(name, int(size)) != int(size):
+            raise UsageError(f"--dim gives {name!r} two sizes, {found[name]} and {size}")
+    return found
+
+
+def group_ratios(items: Sequence[str] | None) -> tuple[tuple[str, float], ...]:
+    """GLOB=R pairs, in order."""
+    found: list[tuple[str, float]] = []
+    for item in items or ():
+        glob, equals, text = item.rpartition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = None
+        if not equals or not glob or value is None:
+            raise UsageError(f"--group-ratio {item!r} is not GLOB=R, for example 'layer4*=0.25'")
+        ratio(value, f"--group-ratio {glob}=")
+        found.append((glob, value))
+    return tuple(found)
+
+
+def choice(value: str, allowed: Sequence[str], option: str) -> str:
+    """One of a few words."""
+    if value not in allowed:
+        raise UsageError(f"{option} {value!r} is unknown: choose from {', '.join(allowed)}")
+    return value
