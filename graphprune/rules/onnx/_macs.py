@@ -60,7 +60,7 @@ def einsum_macs(node: ir.Node, dims: Dims) -> int:
     other elementwise op; an index that only one operand has is summed before the product.
     """
     operands = [dims(value) for value in node.inputs if value is not None]
-    terms, output = _einsum_terms(node.attributes["equation"].as_string(), operands)
+    terms, output = einsum_terms(node.attributes["equation"].as_string(), operands)
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, operands, strict=True):
         for label, size in zip(term, shape, strict=True):
@@ -195,7 +195,7 @@ MACS: dict[tuple[str, str], MacFunction] = {
 }
 
 
-def _einsum_terms(
+def einsum_terms(
     equation: str, operands: Sequence[tuple[int, ...]]
 ) -> tuple[list[list[str]], list[str]]:
     """The index labels of each operand and of the output; an ellipsis becomes `...2`, `...1`."""

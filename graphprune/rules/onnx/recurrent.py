@@ -128,6 +128,8 @@ def recurrent(ctx: OpContext) -> None:
     state_axes = (1, 2) if batch_first else (0, 2)
     w, r = ctx.labels(1), ctx.labels(2)
     columns = features(ctx)
+    space = (r.shape[0], r.shape[2])
+    own = Factor((0, 1), alg.space.fresh(space))
     views = [units(alg, w, 1, 0, 1, gates), units(alg, r, 2, 0, 1, gates), units(alg, r, 2, 0, 2)]
     directions = {1: 0, 2: 0, 3: 0, 7: 0, **dict.fromkeys(_STATES, state_axes[0])}
     if ctx.has(3):
@@ -138,13 +140,15 @@ def recurrent(ctx: OpContext) -> None:
     for i in _STATES:
         if ctx.has(i) and i not in zero:
             views.append(units(alg, ctx.labels(i), i, *state_axes))
+            if not views[-1].labels.factors and not ctx.labels(i).weight:
+                alg.pin(own, "its initial state has a fixed size")
     for i, axis in directions.items():
         if ctx.has(i):
             alg.pin([f for f in ctx.labels(i).factors if f.removal == axis], _DIRECTION)
 
-    met = alg.meet([v.labels for v in views], create=[(0, 1)], blocks=False)
+    met = alg.meet([Labels(space, (own,)), *(v.labels for v in views)], create=[], blocks=False)
     adopted: dict[int, list[Factor]] = {1: columns}
-    for view, factors in zip(views, met.operands, strict=True):
+    for view, factors in zip(views, met.operands[1:], strict=True):
         if view.labels.weight:
             adopted.setdefault(view.input, []).extend(view.adopted(factors))
     for i, found in adopted.items():
