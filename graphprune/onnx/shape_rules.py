@@ -233,6 +233,16 @@ def _gemm(x: NodeInputs) -> Sequence[Typed | None]:
 # --- corrections ----------------------------------------------------------------------------------
 
 
+@rule("OneHot")
+def _one_hot(x: NodeInputs) -> Sequence[Typed | None]:
+    # onnx leaves the new axis open.
+    depth, dims = x.value(1), x.shape(0)
+    axis = x.attr("axis", -1)
+    axis = axis + len(dims) + 1 if axis < 0 else axis
+    size = -1 if depth is None else int(depth.reshape(-1)[0])
+    return [(x.dtype(2), (*dims[:axis], size, *dims[axis:]))]
+
+
 @rule("STFT")
 def _stft(x: NodeInputs) -> Sequence[Typed | None]:
     # onnx 1.23 gives all frequencies for onesided=1.
