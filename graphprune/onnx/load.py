@@ -19,7 +19,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes.common import InlinePass
 
 from graphprune.errors import UnsupportedModelError, UsageError
-from graphprune.onnx.checks import check_graph, check_links, check_proto, one_line, quiet
+from graphprune.onnx.checks import check_graph, check_versions, one_line, quiet
+from graphprune.onnx.proto_checks import check_links, check_proto
 from graphprune.onnx.sparse import densify
 
 _CHUNK = 1 << 22
@@ -69,6 +70,7 @@ def load(source: Any) -> Loaded:
         )
     model = source if isinstance(source, ir.Model) else getattr(source, "model", None)
     if isinstance(model, ir.Model):
+        check_versions(model.ir_version, model.opset_imports)
         sha256, size = _hash_model(model)
         external = any(isinstance(t, ir.ExternalTensor) for t in stored_tensors(model))
         return Loaded(_finish(model.clone()), None, sha256, size, external_data=external)
@@ -141,7 +143,27 @@ def _to_ir(proto: onnx.ModelProto, folder: Path) -> ir.Model:
         raise UnsupportedModelError(f"invalid graph: {one_line(error)}") from error
     for graph in [model.graph, *(f.graph for f in model.functions.values())]:
         ir.external_data.set_base_dir(graph, folder)
+    _follow_links(model)
     return _finish(model)
+
+
+def _follow_links(model: ir.Model) -> None:
+    """Point tensors at the files that links lead to: onnx_ir and onnxruntime follow none."""
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor) or not Path(tensor.path).is_symlink():
+                continue
+            file = Path(tensor.path).resolve()
+            value.const_value = ir.ExternalTensor(
+                file.name,
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=tensor.name or "",
+                base_dir=file.parent,
+            )
 
 
 def _finish(model: ir.Model) -> ir.Model:
