@@ -1,1 +1,8 @@
+"""The proof that a pruned graph computes what the masked original computes.
 
+It consumes the original, the pruned graph and the plan, never the analysis or the slicing code.
+"""
+
+from graphprune.certify.certificate import Certificate, certify, require
+
+__all__ = ["Certificate", "certify", "require"]

@@ -1,0 +1,202 @@
+"""The structural half of the certificate: what can be proven without running a weight.
+
+Interface, operators, attributes, every use of every initializer bit by bit, who reads what, shapes,
+and where each movement op puts what is kept. The constant parts of both graphs are folded first, so
+that a weight behind a Transpose is compared as its layer reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphprune.certify.graphs import describe, is_random
+from graphprune.certify.match import Match, match
+from graphprune.certify.operands import Operands
+from graphprune.certify.places import Places
+from graphprune.certify.record import Record
+from graphprune.onnx.canonical import canonicalise
+from graphprune.onnx.shapes import Shapes, infer_shapes
+from graphprune.plan import Plan, pruned_shape
+
+_SIZE_ATTRIBUTES = {
+    *("group", "num_heads", "kv_num_heads", "q_num_heads", "hidden_size", "num_groups"),
+    *("split", "num_outputs", "shape", "pads", "starts", "ends", "output_shape", "repeats"),
+    *("qkv_hidden_sizes", "rotary_embedding_dim", "K", "N"),
+}
+"""Attributes that hold sizes: what they must be follows from shapes and is seen in the results."""
+_DEFAULTED = {"scale"}
+"""Attributes whose default depends on a size: pruning makes them explicit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What the structural check found.
+
+    Attributes:
+        failures: In topological order, each naming a node and a reason; empty where all is well.
+        renamed: Pruned name -> original name: a consumer reads another value than in the original;
+            the numeric check must show that they are equal.
+        notes: What could not be checked without running the graphs.
+        checked: Initializer uses and movement ops that were checked.
+    """
+
+    failures: tuple[str, ...]
+    renamed: Mapping[str, str]
+    notes: tuple[str, ...]
+    checked: int
+
+
+def check_structure(
+    original: ir.Model, pruned: ir.Model, plan: Plan, bindings: Sequence[Mapping[str, int]]
+) -> Structure:
+    """Compare the two graphs without running them.
+
+    Args:
+        original: What the plan was made for.
+        pruned: What is to be proven.
+        plan: The cuts.
+        bindings: Sizes of dynamic dimensions; the plan's first.
+    """
+    failures = check_interface(original, pruned)
+    if failures:
+        return Structure(tuple(failures), {}, (), 0)
+    before, after = canonicalise(original), canonicalise(pruned)
+    found = match(before.graph, after.graph)
+    record = Record(found.order)
+    _check_nodes(found, record)
+    operands = Operands(before, after, plan, found, record)
+    operands.check()
+    for binding in bindings:
+        shapes = infer_shapes(before, binding), infer_shapes(after, binding)
+        _check_shapes(found, plan, operands.quiet, *shapes, record)
+    if not record.failures:
+        shapes = infer_shapes(before, bindings[0]), infer_shapes(after, bindings[0])
+        Places(plan, found, *shapes, record).check()
+    ordered = [text for _, text in sorted(record.failures, key=lambda f: f[0])]
+    return Structure(tuple(ordered), operands.renamed, tuple(record.notes), record.checked)
+
+
+def check_interface(original: ir.Model, pruned: ir.Model) -> list[str]:
+    """Inputs, outputs, opsets and metadata must be untouched, except for keys that were added."""
+    failures = []
+    for kind in ("inputs", "outputs"):
+        mine = _signature(original.graph, kind)
+        other = _signature(pruned.graph, kind)
+        if [n for n, _ in mine] != [n for n, _ in other]:
+            failures.append(
+                f"the graph's {kind} are {[n for n, _ in other]} instead of {[n for n, _ in mine]}"
+            )
+            continue
+        failures.extend(
+            f"{kind[:-1]} '{name}' is {theirs} instead of {ours}"
+            for (name, ours), (_, theirs) in zip(mine, other, strict=True)
+            if ours != theirs
+        )
+    if dict(original.opset_imports) != dict(pruned.opset_imports):
+        failures.append(
+            f"opsets are {dict(pruned.opset_imports)} instead of {dict(original.opset_imports)}"
+        )
+    if original.ir_version != pruned.ir_version:
+        failures.append(f"IR version is {pruned.ir_version} instead of {original.ir_version}")
+    failures.extend(
+        f"metadata '{key}' was changed"
+        for key, value in original.metadata_props.items()
+        if pruned.metadata_props.get(key) != value
+    )
+    return failures
+
+
+def _signature(graph: ir.Graph, kind: str) -> list[tuple[str, str]]:
+    values = graph.inputs if kind == "inputs" else graph.outputs
+    return [
+        (v.name or "", f"{v.type} {'of any rank' if v.shape is None else v.shape}")
+        for v in values
+        if not v.is_initializer()
+    ]
+
+
+def _check_nodes(found: Match, record: Record) -> None:
+    for node, origin in found.nodes.items():
+        if (node.domain, node.op_type, node.overload) != (
+            origin.domain,
+            origin.op_type,
+            origin.overload,
+        ):
+            record.fail(origin, f"is now {describe(node)}")
+            continue
+        for name in {*node.attributes, *origin.attributes}:
+            _check_attribute(name, node, origin, record)
+        for mine, theirs in zip(node.outputs, origin.outputs, strict=False):
+            if mine.name and mine.name != theirs.name:
+                record.fail(origin, f"defines '{mine.name}' instead of '{theirs.name}'")
+    for node in found.added:
+        if is_random(node):
+            record.failures.append((-1, f"{describe(node)} was added and draws random numbers"))
+
+
+def _check_attribute(name: str, node: ir.Node, origin: ir.Node, record: Record) -> None:
+    mine, theirs = node.attributes.get(name), origin.attributes.get(name)
+    if name in _SIZE_ATTRIBUTES or (name in _DEFAULTED and theirs is None):
+        return
+    if mine is None or theirs is None:
+        record.fail(origin, f"attribute '{name}' was {'removed' if mine is None else 'added'}")
+    elif mine.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        _check_bodies(mine, theirs, origin, record)
+    elif not _equal(mine, theirs):
+        record.fail(origin, f"attribute '{name}' is {mine.value} instead of {theirs.value}")
+
+
+def _check_bodies(mine: ir.Attr, theirs: ir.Attr, origin: ir.Node, record: Record) -> None:
+    several = mine.type == ir.AttributeType.GRAPHS
+    bodies = (a.as_graphs() if several else [a.as_graph()] for a in (mine, theirs))
+    for body, before in zip(*bodies, strict=False):
+        for kind in ("inputs", "outputs"):
+            names = [v.name for v in getattr(body, kind)]
+            wanted = [v.name for v in getattr(before, kind)]
+            if names != wanted:
+                record.fail(origin, f"the body's {kind} are {names} instead of {wanted}")
+
+
+def _equal(mine: ir.Attr, theirs: ir.Attr) -> bool:
+    if mine.type != theirs.type:
+        return False
+    if mine.type == ir.AttributeType.TENSOR:
+        a, b = mine.as_tensor(), theirs.as_tensor()
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return bool(mine.value == theirs.value)
+
+
+def _check_shapes(
+    found: Match,
+    plan: Plan,
+    quiet: set[ir.Value],
+    before: Shapes,
+    after: Shapes,
+    record: Record,
+) -> None:
+    """Shapes inferred on the pruned graph are those of the original, shortened by the plan."""
+    producers = {v: n for n in found.nodes.values() for v in n.outputs}
+    for value, origin in found.values.items():
+        old = before.dims.get(origin)
+        if old is None or origin in before.unknown or origin in quiet or value in quiet:
+            continue
+        node = producers.get(origin)
+        try:
+            want = pruned_shape(old, plan.tensors.get(origin.name or "", ()))
+        except IndexError:
+            want = ()
+        got = after.dims.get(value)
+        if got == want and value not in after.unknown:
+            continue
+        reason = (
+            after.unknown.get(value, "its shape cannot be inferred")
+            if got is None or value in after.unknown
+            else f"'{value.name}' has shape {list(got)} instead of {list(want)}"
+        )
+        if node is not None:
+            record.fail(node, reason)
+        else:
+            record.failures.append((-1, f"a body's input: {reason}"))
