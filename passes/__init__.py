@@ -1,0 +1,31 @@
+"""Everything that changes an ONNX graph, one pass a file, each usable alone.
+
+All are `onnx_ir.passes.InPlacePass` and compose with `onnx_ir.passes.Sequential`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
+    from graphprune.passes.fold_initializers import FoldInitializersPass
+    from graphprune.passes.prune import PrunePass
+    from graphprune.passes.stamp import StampPass
+
+_WHERE = {
+    "DropIdentityGathersPass": "drop_identity_gathers",
+    "FoldInitializersPass": "fold_initializers",
+    "PrunePass": "prune",
+    "StampPass": "stamp",
+}
+__all__ = ["DropIdentityGathersPass", "FoldInitializersPass", "PrunePass", "StampPass"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a pass when it is asked for: onnx and scipy take a while."""
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,21 +39,22 @@ class PrunePass(ir.passes.InPlacePass):
 
     Args:
         plan: What stays of every tensor and initializer use.
-        shapes: Sizes of the model at the plan's binding, and at another one; inferred where absent.
+        bindings: Two bindings of the dynamic dimensions, the plan's first; chosen where absent.
     """
 
-    def __init__(self, plan: Plan, shapes: Sequence[Shapes] | None = None) -> None:
+    def __init__(self, plan: Plan, bindings: Sequence[Mapping[str, int]] | None = None) -> None:
         self.plan = plan
-        self.shapes = shapes
+        self.bindings = bindings
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Shorten the model. Raises UsageError where the plan names what is not there."""
         if not self.plan.tensors and not self.plan.initializers:
             return ir.passes.PassResult(model, modified=False)
-        shapes = self.shapes
-        if shapes is None:
+        bindings = self.bindings
+        if bindings is None:
             first, second = default_bindings(model, {})
-            shapes = [infer_shapes(model, {**first, **self.plan.binding}), infer_shapes(model, second)]
+            bindings = [{**first, **self.plan.binding}, second]
+        shapes = [infer_shapes(model, binding) for binding in bindings]
         _Rewrite(model, self.plan, shapes).run()
         return ir.passes.PassResult(model, modified=True)
 

@@ -10,7 +10,17 @@ import onnx_ir as ir
 from graphprune.errors import UnsupportedModelError
 from graphprune.rules.context import node_name
 
+__all__ = ["SizeError", "SizeWriter"]
+
 Values = Mapping[ir.Value, np.ndarray]
+
+
+class SizeError(UnsupportedModelError):
+    """A size that cannot be followed; `node` holds it."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class SizeWriter:
@@ -31,7 +41,7 @@ class SizeWriter:
     def write(self, node: ir.Node, i: int, contents: Sequence[np.ndarray]) -> None:
         """Make input `i` of `node` hold `contents[b]` at binding b.
 
-        Raises UnsupportedModelError where a dynamic size would have to change in a way that no
+        Raises SizeError where a dynamic size would have to change in a way that no
         constant factor describes.
         """
         value = node.inputs[i] if i < len(node.inputs) else None
@@ -50,9 +60,9 @@ class SizeWriter:
             node.replace_input_with(i, self._constant(node, wanted[0]))
             return
         if any(p is None for p in present):
-            raise UnsupportedModelError(
-                f"node '{node_name(node)}': size operand {i} depends on a dynamic dimension in a "
-                "way that cannot be followed; fix that dimension with --dim"
+            raise SizeError(
+                node_name(node),
+                f"size operand {i} depends on a dynamic dimension in a way that cannot be followed",
             )
         found = [p for p in present if p is not None]
         producer = value.producer()
@@ -101,10 +111,11 @@ class SizeWriter:
         times, over = first_want // divisor, first_have // divisor
         over = np.where(over == 0, 1, over)
         for want, have in zip(wanted, found, strict=True):
-            if not np.array_equal(have.astype(np.int64) * times // over, want):
-                raise UnsupportedModelError(
-                    f"node '{node_name(node)}': a size that depends on a dynamic dimension would "
-                    "have to change in a way that no factor describes; fix it with --dim"
+            if have.shape != times.shape or not np.array_equal(have.astype(np.int64) * times // over, want):
+                raise SizeError(
+                    node_name(node),
+                    "a size that depends on a dynamic dimension would have to change in a way that "
+                    "no factor describes",
                 )
         dtype = wanted[0].dtype
         result = value

@@ -20,7 +20,7 @@ from graphprune.analysis.groups import (
 )
 from graphprune.analysis.resolve import FIXED, Resolved, Resolver
 from graphprune.analysis.site import Link, Residual, Site, Statistic
-from graphprune.labels import Algebra
+from graphprune.labels import Algebra, Pin
 from graphprune.plan import Unpruned
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class DependencyGraph:
         statistics: Nodes whose statistics run over channels that may leave.
         links: What each node connects (for the coarse picture).
         resolver: Labels in terms of classes.
+        pins: Why labels had to stay, in the order in which that was found.
     """
 
     groups: tuple[Group, ...]
@@ -53,6 +54,7 @@ class DependencyGraph:
     statistics: tuple[Statistic, ...]
     links: tuple[Link, ...]
     resolver: Resolver
+    pins: tuple[Pin, ...]
 
     @cached_property
     def by_name(self) -> dict[str, Group]:
@@ -180,6 +182,7 @@ def build(
         statistics=tuple(statistics),
         links=tuple(links),
         resolver=resolver,
+        pins=tuple(pin for _, pin in alg.space.pins),
     )
 
 

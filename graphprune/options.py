@@ -1,0 +1,83 @@
+"""What a user can say to `compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from graphprune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `graphprune.compile`; every ratio is the fraction that remains.
+
+    Attributes:
+        channels: Of each prunable group.
+        params: Of the model's parameters, at most.
+        macs: Of the model's multiply-adds, at most.
+        align: Grid of physical widths: a number, or `auto`.
+        criterion: `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`.
+        scope: `local` (the same ratio everywhere) or `global` (one threshold over the model).
+        heads: Of each attention's heads; None: as `channels`.
+        head_dims: Of the dimensions inside heads; None: they are left.
+        residual: Include residual widths that run through LayerNorm or RMSNorm.
+        only: Globs: leave all groups that none of them names.
+        exclude: Globs of groups to leave.
+        group_ratio: (glob, ratio) of single groups.
+        dims: Sizes of dynamic dimensions for analysis, verification and timing.
+        provider: onnxruntime execution provider.
+        threads: onnxruntime's intra-op threads.
+        seed: Of random inputs and the random criterion.
+        bench: Time both models.
+        verify: Prove the result.
+        allow_slower: Return a slower model, or an unchanged one, without an error.
+    """
+
+    channels: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    align: int | str = "auto"
+    criterion: str = "l2"
+    scope: str = "local"
+    heads: float | None = None
+    head_dims: float | None = None
+    residual: bool = False
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    group_ratio: tuple[tuple[str, float], ...] = ()
+    dims: Mapping[str, int] = field(default_factory=dict)
+    provider: str = "CPUExecutionProvider"
+    threads: int = 1
+    seed: int = 0
+    bench: bool = True
+    verify: bool = True
+    allow_slower: bool = False
+
+    def __post_init__(self) -> None:
+        ratios = {"channels": self.channels, "params": self.params, "macs": self.macs}
+        ratios |= {"heads": self.heads, "head_dims": self.head_dims}
+        ratios |= {f"group_ratio of {glob!r}": r for glob, r in self.group_ratio}
+        for name, ratio in ratios.items():
+            if ratio is not None and not 0 < ratio <= 1:
+                raise UsageError(
+                    f"{name} is the fraction that remains: {ratio} is not above 0 and at most 1"
+                )
+        budgets = [n for n in ("channels", "params", "macs") if ratios[n] is not None]
+        if len(budgets) > 1:
+            raise UsageError(f"give one of {' and '.join(budgets)}, not several")
+        if self.scope not in ("local", "global"):
+            raise UsageError(f"scope '{self.scope}' is neither 'local' nor 'global'")
+        if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
+            raise UsageError(f"align '{self.align}' is neither 'auto' nor a number of channels")
+
+    @property
+    def says_what_stays(self) -> bool:
+        """Whether anything is to be pruned at all."""
+        return any(
+            (self.channels, self.params, self.macs, self.heads, self.head_dims, self.group_ratio)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "group_ratio": [list(p) for p in self.group_ratio]}

@@ -1,0 +1,380 @@
+"""The compile pipeline: one visible tuple of stages, each of which adds to what is known.
+
+    load -> run -> decide -> rewrite -> certify -> measure -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.errors import CertificateError, NothingGainedError, UsageError
+from graphprune.onnx.canonical import canonicalise
+from graphprune.onnx.load import Loaded, load
+from graphprune.onnx.shapes import Shapes, default_bindings, infer_shapes
+from graphprune.options import Options
+from graphprune.passes.sizes import SizeError
+from graphprune.plan import Plan, Unpruned
+
+if TYPE_CHECKING:
+    from graphprune.certify.certificate import Certificate
+    from graphprune.measure.latency import Latency
+    from graphprune.report.model import Report
+
+__all__ = ["Options", "Result", "analyse", "compile", "verify"]
+
+Progress = Callable[..., None]
+
+RUN_LIMIT = 1 << 30
+"""Models with more bytes of weights are not run as a whole: onnxruntime would hold all of them."""
+_ROUNDS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A pruned model, what was decided, and what that did."""
+
+    model: ir.Model
+    plan: Plan
+    report: Report
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is known so far; every stage returns a copy that knows more."""
+
+    source: Any
+    options: Options
+    progress: Progress
+    given: Plan | None = None
+    loaded: Loaded | None = None
+    original: ir.Model | None = None
+    shapes: tuple[Shapes, Shapes] | None = None
+    feeds: Mapping[str, Any] | None = None
+    graph: DependencyGraph | None = None
+    plan: Plan | None = None
+    pruned: ir.Model | None = None
+    certificate: Certificate | None = None
+    latency: Latency | None = None
+    report: Report | None = None
+    warnings: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def known_model(self) -> ir.Model:
+        assert self.original is not None
+        return self.original
+
+    @property
+    def known_plan(self) -> Plan:
+        assert self.plan is not None
+        return self.plan
+
+    @property
+    def known_shapes(self) -> tuple[Shapes, Shapes]:
+        assert self.shapes is not None
+        return self.shapes
+
+    @property
+    def result(self) -> ir.Model:
+        assert self.pruned is not None
+        return self.pruned
+
+
+def load_stage(work: Work) -> Work:
+    """Read, check and canonicalise; a model in memory is never changed."""
+    loaded = load(work.source)
+    return replace(work, loaded=loaded, original=canonicalise(loaded.model))
+
+
+def run_stage(work: Work) -> Work:
+    """Run the unpruned model, so that one that never worked is blamed correctly; find its sizes."""
+    from graphprune.onnx.runtime import Session, find_trials
+
+    model = work.known_model
+    if _weight_bytes(model) > RUN_LIMIT:
+        first, second = default_bindings(model, work.options.dims)
+        warning = (
+            "the model is too large to be run as a whole: it is verified layer by layer and not timed"
+        )
+        return replace(
+            work,
+            shapes=(infer_shapes(model, first), infer_shapes(model, second)),
+            warnings=(*work.warnings, warning),
+        )
+    with Session(model, threads=work.options.threads, provider=work.options.provider) as session:
+        one, two = find_trials(model, work.options.dims, work.options.seed, session)
+    shapes = infer_shapes(model, one.binding), infer_shapes(model, two.binding)
+    return replace(work, shapes=shapes, feeds=one.feeds)
+
+
+def decide_stage(work: Work) -> Work:
+    """Analyse, score, select: the plan. With a given plan: check that it is for this model."""
+    assert work.loaded is not None
+    if work.given is not None:
+        if work.given.source_sha256 != work.loaded.sha256:
+            raise UsageError(
+                "the plan was made for another model (its source_sha256 differs): "
+                "make a new one with --save-plan"
+            )
+        return replace(work, plan=work.given)
+    from graphprune.decide import decide
+
+    plan, graph = decide(
+        work.known_model, work.known_shapes, work.options, work.loaded.sha256, work.progress
+    )
+    return replace(work, plan=plan, graph=graph)
+
+
+def rewrite_stage(work: Work) -> Work:
+    """Emit the smaller graph. A group whose sizes cannot be followed is left, with the reason."""
+    from graphprune.decide import decide
+    from graphprune.passes.prune import PrunePass
+    from graphprune.passes.stamp import StampPass
+
+    assert work.loaded is not None
+    refused: list[Unpruned] = []
+    plan, graph = work.known_plan, work.graph
+    for _ in range(_ROUNDS):
+        _require_something(plan, work.options)
+        pruned = work.known_model.clone()
+        try:
+            PrunePass(plan, [s.binding for s in work.known_shapes])(pruned)
+        except ir.passes.PassError as error:
+            size_error = _cause(error, SizeError)
+            if size_error is None:
+                raise (error.__cause__ or error) from None
+            through = [] if graph is None else _groups_at(graph, plan, size_error.node)
+            if not through:
+                raise size_error from None
+            refused += [Unpruned(size_error.node, str(size_error), name) for name in through]
+            plan, graph = decide(
+                work.known_model,
+                work.known_shapes,
+                work.options,
+                work.loaded.sha256,
+                work.progress,
+                refused,
+            )
+            continue
+        StampPass(plan)(pruned)
+        return replace(work, plan=plan, graph=graph, pruned=pruned)
+    raise size_error
+
+
+def certify_stage(work: Work) -> Work:
+    """Prove it. Raises CertificateError, naming the first node that differs."""
+    if not work.options.verify or not work.known_plan.tensors:
+        return work
+    from graphprune.certify.certificate import certify
+
+    certificate = certify(
+        work.known_model,
+        work.result,
+        work.known_plan,
+        bindings=[s.binding for s in work.known_shapes],
+        seed=work.options.seed,
+        progress=lambda share: work.progress("certify", share),
+    )
+    if certificate.status == "failed":
+        raise CertificateError(
+            f"the pruned graph differs from the masked original: {certificate.first_difference}; "
+            "nothing was written"
+        )
+    return replace(work, certificate=certificate)
+
+
+def measure_stage(work: Work) -> Work:
+    """Time both models; a slower one is an error unless it is allowed."""
+    options = work.options
+    if not options.bench or work.feeds is None:
+        return work
+    from graphprune.measure.latency import compare_latency
+
+    latency = compare_latency(
+        work.known_model,
+        work.result,
+        work.feeds,
+        threads=options.threads,
+        provider=options.provider,
+        progress=lambda share: work.progress("measure", share),
+    )
+    if latency.verdict == "slower" and not options.allow_slower:
+        raise NothingGainedError(
+            f"the pruned model is slower than the original ({latency.ratio:.2f}x at "
+            f"{latency.threads} thread(s)): keep less, use --align auto, or pass --allow-slower"
+        )
+    return replace(work, latency=latency)
+
+
+def report_stage(work: Work) -> Work:
+    """Put together what was done."""
+    from graphprune.report.build import build_report
+
+    assert work.loaded is not None
+    report = build_report(
+        work.known_model,
+        work.result,
+        work.known_plan,
+        work.known_shapes[0],
+        source=str(work.loaded.path or "model in memory"),
+        options=work.options,
+        certificate=work.certificate,
+        latency=work.latency,
+        timings=work.timings,
+        warnings=work.warnings,
+        original_bytes=work.loaded.original_size_bytes,
+    )
+    return replace(work, report=report)
+
+
+STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
+    ("load", load_stage),
+    ("run", run_stage),
+    ("decide", decide_stage),
+    ("rewrite", rewrite_stage),
+    ("certify", certify_stage),
+    ("measure", measure_stage),
+    ("report", report_stage),
+)
+
+
+def compile(  # noqa: A001  (the name of the command)
+    model: Any,
+    options: Options | None = None,
+    *,
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Result:
+    """Prune a model, prove the result, time both.
+
+    Args:
+        model: A path, `zoo:NAME`, `onnx.ModelProto`, `onnx_ir.Model` or torch `ONNXProgram`.
+        options: What stays; or give the fields of `Options` as keywords: `compile(m, channels=0.5)`.
+        plan: Apply this plan instead of making one.
+        progress: Called with the name of each stage, and the share of it that is done.
+        **settings: Fields of `Options`.
+
+    Returns:
+        The pruned model (not yet written), the plan and the report.
+
+    Raises:
+        GraphpruneError: One of its kinds; see `graphprune.errors`.
+    """
+    options = replace(options, **settings) if options is not None else Options(**settings)
+    if plan is None and not options.says_what_stays:
+        raise UsageError("say what stays: channels=, params=, macs=, heads=, head_dims= or a plan")
+    work = Work(_source(model), options, progress or (lambda *_: None), given=plan)
+    for name, stage in STAGES:
+        work.progress(name)
+        start = perf_counter()
+        work = stage(work)
+        work = replace(work, timings={**work.timings, name: perf_counter() - start})
+    assert work.report is not None
+    report = replace(work.report, timings_s=work.timings)
+    return Result(work.result, work.known_plan, report)
+
+
+def analyse(model: Any, *, dims: Mapping[str, int] | None = None) -> DependencyGraph:
+    """The dependency graph of a model: groups, members, constraints, and what stays and why.
+
+    Args:
+        model: As for `compile`.
+        dims: Sizes of dynamic dimensions.
+    """
+    from graphprune.onnx.analyse import analyse_graph
+
+    canonical = canonicalise(load(_source(model)).model)
+    first, second = default_bindings(canonical, dims or {})
+    return analyse_graph(canonical, infer_shapes(canonical, first), infer_shapes(canonical, second))
+
+
+def verify(
+    original: Any,
+    pruned: Any,
+    *,
+    plan: Plan | None = None,
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Prove that `pruned` is what `plan` makes of `original`.
+
+    Args:
+        original: As for `compile`.
+        pruned: The smaller model.
+        plan: What was removed.
+        dims: Sizes of dynamic dimensions.
+        seed: Of the random inputs.
+        progress: As for `compile`.
+
+    Raises:
+        UsageError: No plan, or one of another model.
+    """
+    from graphprune.certify.certificate import certify
+
+    if plan is None:
+        raise UsageError("verify needs the plan: make one with compile --save-plan, give it with --plan")
+    loaded = load(_source(original))
+    if plan.source_sha256 and plan.source_sha256 != loaded.sha256:
+        raise UsageError("the plan was made for another model (its source_sha256 differs)")
+    model = canonicalise(loaded.model)
+    bindings: Sequence[Mapping[str, int]] | None = None
+    if dims:
+        bindings = list(default_bindings(model, dims))
+    report = progress or (lambda *_: None)
+    return certify(
+        model,
+        load(_source(pruned)).model,
+        plan,
+        bindings=bindings,
+        seed=seed,
+        progress=lambda share: report("certify", share),
+    )
+
+
+def _source(model: Any) -> Any:
+    if isinstance(model, str) and model.startswith("zoo:"):
+        from graphprune.zoo import get
+
+        return get(model.removeprefix("zoo:")).path
+    return model
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    from graphprune.decide import initializers_of
+
+    found = (v.const_value for v in initializers_of(model).values())
+    return sum(t.nbytes for t in found if t is not None)
+
+
+def _require_something(plan: Plan, options: Options) -> None:
+    if plan.tensors or plan.initializers or options.allow_slower:
+        return
+    reasons = "; ".join(f"{u.node}: {u.reason}" for u in plan.unpruned[:3])
+    raise NothingGainedError(f"no group could be pruned ({reasons or 'the model has no weights'})")
+
+
+def _cause(error: BaseException | None, kind: type[SizeError]) -> SizeError | None:
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__
+    return None
+
+
+def _groups_at(graph: DependencyGraph, plan: Plan, node: str) -> list[str]:
+    """Groups of the plan that run through what a node reads or writes."""
+    cut = {g.name for g in plan.groups}
+    near = {t for x in graph.links if x.node == node for t in (*x.reads, *x.writes)}
+    return [
+        g.name
+        for g in graph.groups
+        if g.name in cut and any(m.site.node == node or m.site.name in near for m in g.members)
+    ]
