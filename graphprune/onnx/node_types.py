@@ -79,7 +79,10 @@ class NodeTypes:
         known = set(schema.attributes) if op != node.op_type else None
         types: dict[str, onnx.TypeProto] = {}
         contents: dict[str, onnx.TensorProto] = {}
-        for i, value in enumerate(node.inputs):
+        given = node.inputs
+        if op != node.op_type:  # a fused op reads more than the op it is like (FusedConv's sum)
+            given = given[: schema.max_input]
+        for i, value in enumerate(given):
             proto.input.append("" if value is None else f"i{i}")
             if value is None:
                 continue

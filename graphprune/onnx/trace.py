@@ -89,6 +89,7 @@ class _Run:
         )
         rule = registry.find(node.domain, node.op_type, self.opsets.get(node.domain))
         missing = [v for v in node.inputs if v is not None and v not in self.shapes.dims]
+        missing += [v for v in node.outputs if v.uses() and v not in self.shapes.dims]
         if missing:
             self._pin_known(node, f"the shape of '{missing[0].name}' is not known")
         elif rule is None:

@@ -266,12 +266,13 @@ def legal_widths(group: Group, rng: Rng, strength: float) -> list[int]:
 
     sizes = np.array([c.size for c in group.cells])
     n = sizes.size
+    least = 2 if group.statistics else 1  # one channel has no variance
     if strength == 0:
         wish = sizes - 1
     else:
         wish = rng.integers(1, np.maximum(sizes, 2))
     if n == 1 and not group.balances:
-        return [int(max(1, min(wish[0], sizes[0] - 1)))]
+        return [int(max(min(least, sizes[0] - 1), min(wish[0], sizes[0] - 1)))]
     # Variables: kept k (integers), distance t >= |k - wish|; minimise sum t.
     rows, low, high = [], [], []
     for i in range(n):
@@ -299,7 +300,7 @@ def legal_widths(group: Group, rng: Rng, strength: float) -> list[int]:
         cost,
         constraints=LinearConstraint(np.array(rows), low, high),
         bounds=Bounds(
-            np.concatenate([np.minimum(1, sizes), np.zeros(n)]),
+            np.concatenate([np.minimum(least, sizes), np.zeros(n)]),
             np.concatenate([sizes, np.full(n, np.inf)]),
         ),
         integrality=np.concatenate([np.ones(n), np.zeros(n)]),

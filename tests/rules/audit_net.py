@@ -114,6 +114,7 @@ class Net:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.typed: list[onnx.TensorProto] = []
+        self._named = 0
         self.feeds: dict[str, Callable[[Rng, tuple[int, ...]], np.ndarray]] = {}
         self.batch: int | str = "batch" if rng.random() < 0.5 else 2
 
@@ -147,7 +148,8 @@ class Net:
             array = array.astype(dtype)
         elif array.dtype == np.float64:
             array = array.astype(np.float32)
-        name = f"c{len(self.constants)}"
+        name = f"c{self._named}"
+        self._named += 1
         self.constants[name] = array
         return name
 

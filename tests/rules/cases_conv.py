@@ -30,7 +30,7 @@ def dense_chain(rng: Rng, spatial: int) -> Example:
     """Three convolutions with random windows."""
     net = Net(rng, net_opset(rng))
     n, c, d, m = 3, net.size(4, 8), net.size(4, 8), 4
-    x = image(net, n, spatial, 7, 9)
+    x = image(net, n, spatial, 15, 18) if spatial < 3 else image(net, n, spatial, 12, 13)
     for inputs, outputs in ((n, c), (c, d), (d, m)):
         attributes = window(net, spatial)
         kernel = attributes["kernel_shape"]

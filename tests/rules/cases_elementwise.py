@@ -159,7 +159,7 @@ def logic(rng: Rng, op: str) -> Example:
     return around(rng, make)
 
 
-@case("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift", "Mod", "Mod-float")
+@case("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift", "Mod", "Mod-float", "Mod-scalar")
 def integers(rng: Rng, op: str) -> Example:
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
         if op == "Mod-float":
@@ -167,11 +167,13 @@ def integers(rng: Rng, op: str) -> Example:
         scaled = net.op("Mul", net.op("Abs", h), net.const(20.0))
         whole = net.op("Cast", scaled, to=TensorProto.UINT32)
         numbers = rng.integers(1, 6, (c, *[1] * (rank - 1 - axis))).astype(np.uint32)
-        other = net.const(net.pick(numbers, np.uint32(3)))
+        other = net.const(np.uint32(3) if op == "Mod-scalar" else numbers)
         extra = {"direction": net.pick("LEFT", "RIGHT")} if op == "BitShift" else {}
-        y = net.op(op, whole, other, **extra)
+        y = net.op(op.partition("-")[0], whole, other, **extra)
         return net.op("Mul", net.op("Cast", y, to=TensorProto.FLOAT), net.const(0.05))
 
+    if op == "Mod":
+        return around(rng, make, units=(), reason="modulo by removed zeros")
     return around(rng, make)
 
 

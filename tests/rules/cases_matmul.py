@@ -28,13 +28,16 @@ def left(rng: Rng) -> Example:
 
 @case(1, 3)
 def experts(rng: Rng, rank: int) -> Example:
-    """Batched weights [E, n, c]: each expert has channels of its own, equally many leave."""
+    """Batched weights [E, n, c]: each expert has channels of its own, equally many leave.
+
+    As blocks, the experts themselves would leave; here they are an axis of the output.
+    """
     net = Net(rng)
     e, n, c, m, t = net.size(2, 4), 3, net.size(4, 6), 4, 3
     lead = [net.batch, e] if rank == 3 else [e]
     h = net.op("Relu", net.op("MatMul", net.input([*lead, t, n]), net.weight(e, n, c, fan_in=n)))
     y = net.op("MatMul", h, net.weight(e, c, m, fan_in=c))
-    return net.example(y, units=e * c)
+    return net.example(y, units=(), inner=e * c)
 
 
 @case()

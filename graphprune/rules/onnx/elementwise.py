@@ -17,7 +17,7 @@ UNARY = (
 )
 NARY = (
     *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Clip", "Div"),
-    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
     *("Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 CONTRIB_UNARY = ("QuickGelu", "Gelu")
@@ -58,6 +58,16 @@ def pointwise(ctx: OpContext, inputs: Sequence[int] | None = None) -> tuple[Fact
 @op_rule("", *UNARY, *NARY)
 @op_rule("com.microsoft", *CONTRIB_UNARY)
 def elementwise(ctx: OpContext) -> None:
+    pointwise(ctx)
+
+
+@op_rule("", "Mod")
+def modulo(ctx: OpContext) -> None:
+    """Of integers it fails on the zeros that stand for removed channels of the divisor."""
+    divisor = ctx.labels(1)
+    if not ctx.attr("fmod", 0) and (divisor.factors or (divisor.weight and max(divisor.shape, default=1) > 1)):
+        ctx.boundary("an integer modulo by removed zeros is not defined")
+        return
     pointwise(ctx)
 
 

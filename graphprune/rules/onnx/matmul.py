@@ -63,7 +63,7 @@ def matmul(ctx: OpContext) -> None:
     ctx.set(product(ctx, 0, 1).factors)
 
 
-@op_rule("com.microsoft", "FusedMatMul", "FusedMatMulActivation", macs=matmul_macs)
+@op_rule("com.microsoft", "FusedMatMul", macs=matmul_macs)
 def fused_matmul(ctx: OpContext) -> None:
     if ctx.attr("transBatchA", 0) or ctx.attr("transBatchB", 0):
         ctx.boundary("transposed batches are not supported")

@@ -65,7 +65,6 @@ def layer_norm(ctx: OpContext) -> None:
 
 
 @op_rule("", "RMSNormalization", "SimplifiedLayerNormalization")
-@op_rule("com.microsoft", "SimplifiedLayerNormalization")
 def rms_norm(ctx: OpContext) -> None:
     normalise_tail(ctx, params=(1,))
 
@@ -112,12 +111,9 @@ def resize_group_norm(r: Resize) -> None:
     inner = cut.size // groups
     touched = len({int(i) // inner for i in cut.kept})
     r.set_attr("num_groups", touched)
-    if r.node.version is not None and r.node.version < 21:
-        return  # scale and bias of opset 18 are per group: sliced as initializers
 
 
-@op_rule("", "GroupNormalization", resize=resize_group_norm)
-@op_rule("", "GroupNormalization", since=21, resize=resize_group_norm)
+@op_rule("", "GroupNormalization", since=18, resize=resize_group_norm)
 def group_norm(ctx: OpContext) -> None:
     """Channels split as (group, inner); statistics over inner and all positions."""
     x = ctx.moved(0)
@@ -125,7 +121,8 @@ def group_norm(ctx: OpContext) -> None:
     inner = x.shape[1] // groups
     split = ctx.alg.reshape(x, (x.shape[0], groups, inner, *x.shape[2:]))
     split = over_statistics(ctx, split, range(2, split.rank))
-    if any(1 in f.axes and f.removal == 2 for f in split.factors):
+    ctx.found.statistics.pop(ctx.node, None)  # its axes were those of the split tensor
+    if split.on(2) is not None:
         ctx.found.statistics[ctx.node] = tuple(range(1, x.rank))
     per_group = ctx.shape(1) == (groups,) and inner > 1
     if per_group:
