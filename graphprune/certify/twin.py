@@ -119,8 +119,12 @@ class _Builder:
         self.constants = constants_only(model.graph)
         self.skipped: set[str] = set()
         # Statistics look up their input after masks were put before it.
+        # Under the name it has now: a normalisation in front of another one is replaced before it.
         self.first_inputs = {
-            node: node.inputs[0] for found in self.nodes.values() for node in found if node.inputs
+            node: (node.inputs[0], node.inputs[0].name or "")
+            for found in self.nodes.values()
+            for node in found
+            if node.inputs and node.inputs[0] is not None
         }
 
     # --- initializers -----------------------------------------------------------------------------
@@ -238,7 +242,7 @@ class _Builder:
 
     def _write_out(self, node: ir.Node) -> None:
         graph = node.graph
-        first = self.first_inputs.get(node)
+        first, name = self.first_inputs.get(node, (None, ""))
         if not isinstance(graph, ir.Graph) or first is None:
             raise TwinError(f"{describe(node)} has no input to take statistics of")
         shape = self.shapes.dims.get(self.origin[first])
@@ -246,10 +250,10 @@ class _Builder:
             raise TwinError(f"the shape of the input of {describe(node)} is not known")
         try:
             held, dropped = fitting(
-                self.plan.tensors.get(first.name or "", ()), shape, self.planned
+                self.plan.tensors.get(name, ()), shape, self.planned
             )
         except MisfitError as error:
-            raise TwinError(f"tensor '{first.name}': {error}") from None
+            raise TwinError(f"tensor '{name}': {error}") from None
         self.emit.place_before(node)
         # An input that was replaced by a zeroed copy has no original; no axes stand there.
         origins = [None if v is None else self.origin.get(v) for v in node.inputs]
