@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.certify.graphs import constant, describe, reads, subgraphs
+from graphprune.certify.graphs import constant, reads, subgraphs
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.runtime import Session
 
@@ -201,8 +201,7 @@ class Runner:
                 session = Session(part, optimize=False)
             results = session.run({name: values[name] for name in piece.inputs})
         except UnsupportedModelError as error:
-            where = f" in {describe(piece.nodes[0])}" if len(piece.nodes) == 1 else ""
-            raise RunError(f"{error}{where}") from error
+            raise RunError(str(error)) from error
         if self._keep and keep:
             self._sessions[id(piece)] = (piece, session)
         elif session is not None:

@@ -13,7 +13,7 @@ accumulates, no second copy of the weights is held, and by induction the whole g
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -92,7 +92,10 @@ class Walk:
     def _run_pruned(self, piece: Piece) -> None:
         keep = not self._layerwise
         while piece.nodes:
-            self._execute(piece, keep)
+            try:
+                self._execute(piece, keep)
+            except RunError as error:
+                self._explain(piece, error)
             restart = self._compare(piece)
             if restart is None:
                 return
@@ -108,10 +111,16 @@ class Walk:
             name: self._original(name) if self._layerwise else self.pruned_values[name]
             for name in piece.inputs
         }
-        try:
-            self.pruned_values.update(self.sides.runners[1].run(piece, inputs, keep))
-        except RunError as error:
-            raise DifferenceError(f"the pruned graph does not run: {error}") from error
+        self.pruned_values.update(self.sides.runners[1].run(piece, inputs, keep))
+
+    def _explain(self, piece: Piece, error: RunError) -> NoReturn:
+        """Find the node that keeps a piece from running: each alone, on the original's values."""
+        if len(piece.nodes) == 1:
+            raise DifferenceError(f"{describe(piece.nodes[0])} does not run: {error}") from error
+        self._layerwise = True
+        for node in piece.nodes:
+            self._run_pruned(make_piece([node]))
+        raise DifferenceError(f"the pruned graph does not run: {error}") from error
 
     def _original(self, name: str) -> Any:
         """The masked original's value, shortened; the pruned graph's own where there is none."""
