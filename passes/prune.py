@@ -61,11 +61,10 @@ class PrunePass(ir.passes.InPlacePass):
 
 @dataclass
 class _Edits:
-    """What the resize rules ask for: attributes, operand contents at each binding, inputs to drop."""
+    """What the resize rules ask for: attributes, and operand contents at each binding."""
 
     attributes: dict[ir.Node, dict[str, object]] = field(default_factory=dict)
     operands: dict[tuple[ir.Node, int], list[np.ndarray]] = field(default_factory=dict)
-    dropped: set[tuple[ir.Node, int]] = field(default_factory=set)
 
 
 class _Rewrite:
@@ -90,8 +89,6 @@ class _Rewrite:
             writer.write(node, i, contents)
         for node, attributes in edits.attributes.items():
             _set_attributes(node, attributes)
-        for node, i in edits.dropped:
-            node.replace_input_with(i, None)
         self._slice_initializers()
         self._shorten_shapes()
         _drop_unread(self.model, read_before)
@@ -147,7 +144,6 @@ class _Rewrite:
                 edits.attributes[node] = found[0].attributes
             for i in found[0].operands:
                 edits.operands[node, i] = [r.operands[i] for r in found]
-            edits.dropped.update((node, i) for i in found[0].dropped)
         return edits
 
     def _touched(self, node: ir.Node) -> bool:

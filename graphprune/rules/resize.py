@@ -22,7 +22,6 @@ class Resize:
         opset: Version of the op's domain that the model imports.
         attributes: Attribute name -> new value; None removes it.
         operands: Input number -> the contents it must have after pruning.
-        dropped: Optional inputs that are no longer given.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class Resize:
         self._use_cuts = use_cuts
         self.attributes: dict[str, Any] = {}
         self.operands: dict[int, np.ndarray] = {}
-        self.dropped: set[int] = set()
 
     def has(self, i: int) -> bool:
         return i < len(self.node.inputs) and self.node.inputs[i] is not None
@@ -97,7 +95,3 @@ class Resize:
     def set_operand(self, i: int, contents: np.ndarray) -> None:
         """Input i must hold `contents` (same dtype as before); no edit where it already does."""
         self.operands[i] = np.asarray(contents)
-
-    def drop_operand(self, i: int) -> None:
-        """Optional input i, which holds what the op takes by default, is no longer given."""
-        self.dropped.add(i)

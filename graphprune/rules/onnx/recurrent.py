@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
 from graphprune.labels import Algebra, Factor, Labels
-from graphprune.rules.context import OpContext, is_weight
+from graphprune.rules.context import OpContext
 from graphprune.rules.onnx._macs import lstm_macs
 from graphprune.rules.registry import op_rule
 from graphprune.rules.resize import Resize
@@ -24,10 +23,6 @@ _PEEPHOLES = 3
 _STATES = (5, 6)
 _DIRECTION = "both directions of a recurrent layer stay"
 _SEQUENCE = "a recurrent layer runs over it"
-_KEEPS_ZERO = {
-    *("Identity", "Cast", "Expand", "Tile", "Slice", "Split", "Gather", "Reshape", "Flatten"),
-    *("Squeeze", "Unsqueeze", "Transpose"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,47 +71,9 @@ def units(
     return _View(i, (directions, axis), copies, Labels((rows, size), labels))
 
 
-def is_zero(value: ir.Value | None, depth: int = 32) -> bool:
-    """Whether an activation is certainly all zeros: made by ConstantOfShape or Expand of a zero."""
-    if value is None or depth == 0:
-        return False
-    if is_weight(value):
-        tensor = value.const_value
-        return tensor is not None and not np.any(tensor.numpy())
-    node = value.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
-        return False
-    if node.op_type == "ConstantOfShape":
-        filler = node.attributes.get("value")
-        return filler is None or not np.any(filler.as_tensor().numpy())
-    if node.op_type == "Concat":
-        return all(is_zero(v, depth - 1) for v in node.inputs)
-    return node.op_type in _KEEPS_ZERO and is_zero(node.inputs[0], depth - 1)
-
-
-def zero_states(node: ir.Node) -> list[int]:
-    """Initial states that are computed zeros: what the op takes where they are not given.
-
-    Exporters make one such tensor for all layers; read by each, it would couple their units.
-    """
-    return [
-        i
-        for i in _STATES
-        if i < len(node.inputs)
-        and (value := node.inputs[i]) is not None
-        and not is_weight(value)
-        and is_zero(value)
-    ]
-
-
 def resize_recurrent(r: Resize) -> None:
-    """`hidden_size`; initial states of computed zeros are no longer given."""
-    hidden = r.new(2)[2]
-    if hidden == r.old(2)[2]:
-        return
-    r.set_attr("hidden_size", hidden)
-    for i in zero_states(r.node):
-        r.drop_operand(i)
+    if r.new(2) != r.old(2):
+        r.set_attr("hidden_size", r.new(2)[2])
 
 
 @op_rule("", "LSTM", "GRU", "RNN", macs=lstm_macs, resize=resize_recurrent)
@@ -136,9 +93,8 @@ def recurrent(ctx: OpContext) -> None:
         views.append(units(alg, ctx.labels(3), 3, 0, 1, 2 * gates))
     if ctx.has(7):
         views.append(units(alg, ctx.labels(7), 7, 0, 1, _PEEPHOLES))
-    zero = zero_states(ctx.node)
     for i in _STATES:
-        if ctx.has(i) and i not in zero:
+        if ctx.has(i):
             views.append(units(alg, ctx.labels(i), i, *state_axes))
             if not views[-1].labels.factors and not ctx.labels(i).weight:
                 alg.pin(own, "its initial state has a fixed size")
