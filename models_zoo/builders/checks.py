@@ -10,8 +10,8 @@ import onnx
 
 #: Two bindings of the dims that builders leave open.
 BINDINGS: tuple[Mapping[str, int], ...] = (
-    {"batch": 2, "sequence": 16, "target": 12},
-    {"batch": 3, "sequence": 11, "target": 7},
+    {"batch": 2, "sequence": 16, "target": 12, "time": 9},
+    {"batch": 3, "sequence": 11, "target": 7, "time": 5},
 )
 
 
@@ -37,7 +37,7 @@ def feeds(
     """Live inputs for a model of the builders.
 
     Images get coarse structure and a brightness of their own, masks hide the tail of every second
-    sample, integers are token ids below 100.
+    sample, integers are token ids below 50.
     """
     random = np.random.default_rng(seed)
     result: dict[str, np.ndarray] = {}
@@ -50,7 +50,7 @@ def feeds(
             array = np.ones(shape)
             array[1::2, -shape[1] // 4 :] = 0
         elif kind.elem_type != onnx.TensorProto.FLOAT:
-            array = random.integers(0, 100, shape)
+            array = random.integers(0, 50, shape)
         else:
             array = random.normal(size=shape) * 0.5
             blocks = [-(-s // 32) if i > 1 else s for i, s in enumerate(shape)]

@@ -84,7 +84,18 @@ def export(
             options |= {"dynamic_axes": dict(axes) if dynamic else None, "dynamo": False}
         with _quiet(), torch.no_grad():
             torch.onnx.export(module, (), target, kwargs=dict(args), **options)
-        return onnx.load(target)
+        model = onnx.load(target)
+    forget_traces(model)
+    if path is not None:
+        onnx.save(model, path)
+    return model
+
+
+def forget_traces(model: onnx.ModelProto) -> None:
+    """Drop the Python stack traces (and their paths) that the dynamo exporter leaves."""
+    for node in [*model.graph.node, *(n for f in model.functions for n in f.node)]:
+        for entry in [e for e in node.metadata_props if e.key.endswith("stack_trace")]:
+            node.metadata_props.remove(entry)
 
 
 @contextlib.contextmanager

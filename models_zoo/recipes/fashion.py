@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models_zoo.builders.export import export
+
 #: Where Debian's package puts the files.
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
@@ -132,30 +134,25 @@ def command(
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True, help="ONNX file; .pt goes beside it")
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER)
+    parser.add_argument("--weights", type=Path, help="do not train: take this .pt")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     torch.manual_seed(schedule.seed)
-    model = build().to(memory_format=torch.channels_last)
-    whole = read_split(options.data, "train")
-    fitted = Split(whole.images[:-HELD_OUT], whole.labels[:-HELD_OUT])
-    train(model, make_optimizer(model), fitted, schedule)
+    model = build()
+    if options.weights is None:
+        model = model.to(memory_format=torch.channels_last)
+        whole = read_split(options.data, "train")
+        fitted = Split(whole.images[:-HELD_OUT], whole.labels[:-HELD_OUT])
+        train(model, make_optimizer(model), fitted, schedule)
+        model = model.to(memory_format=torch.contiguous_format)
+        torch.save(model.state_dict(), options.out.with_suffix(".pt"))
+    else:
+        model.load_state_dict(torch.load(options.weights, weights_only=True))
     print(f"test accuracy {accuracy(model, read_split(options.data, 't10k')):.4f}")
-    model = model.to(memory_format=torch.contiguous_format).eval()
-    torch.save(model.state_dict(), options.out.with_suffix(".pt"))
-    export(model, options.out)
+    export_classifier(model.eval(), options.out)
 
 
-def export(model: nn.Module, path: Path) -> None:
+def export_classifier(model: nn.Module, path: Path) -> None:
     """Write `pixels (batch, 1, 28, 28)` -> `logits (batch, 10)` at opset 18, weights inside."""
-    torch.onnx.export(
-        model,
-        (torch.rand(2, 1, 28, 28),),
-        path,
-        dynamo=True,
-        opset_version=18,
-        input_names=["pixels"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False,
-    )
+    export(model, (torch.rand(2, 1, 28, 28),), path, output_names=("logits",))
