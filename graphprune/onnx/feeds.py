@@ -149,14 +149,14 @@ def _integers(
         return generator.integers(low, high, dims)
     if _POSITION.search(name) and dims:
         return np.broadcast_to(np.arange(dims[-1]), dims)
-    if _MASK.search(name) or (found.ops and found.ops <= _MASK_OPS and len(dims) >= 2):
+    if _MASK.search(name) or (found.ops and found.ops <= _MASK_OPS and len(dims) == 2):
         return _mask(dims, generator)
     if len(dims) == 1 and _LENGTH.search(name):
         return np.full(dims, longest)
     if value.dtype in (ir.DataType.UINT8, ir.DataType.INT8):
         low, high = (0, 256) if value.dtype == ir.DataType.UINT8 else (-128, 128)
         return generator.integers(low, high, dims)
-    return generator.integers(0, 2, dims)
+    return generator.integers(0, 256 if len(dims) > 2 else 2, dims)  # pixels, or flags
 
 
 def _mask(dims: tuple[int, ...], generator: np.random.Generator) -> Array:

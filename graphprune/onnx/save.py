@@ -29,7 +29,8 @@ def save(model: ir.Model, path: str | Path, external: bool | None = None) -> lis
         model: The graph; its tensors may be lazy or lie in other files (also the target's own).
         path: The file to write. An existing one is replaced.
         external: True: weights of over 1 KiB go to a separate file. False: one file, where it
-            stays under protobuf's 2 GB. None: as the source had it.
+            stays under protobuf's 2 GB. None: separate where a tensor of
+            the model still lies in a file (pass `Loaded.external_data` once tensors were replaced).
 
     Returns:
         The files written.
@@ -42,6 +43,8 @@ def save(model: ir.Model, path: str | Path, external: bool | None = None) -> lis
     if external is None:
         external = any(isinstance(t, ir.ExternalTensor) for t in tensors)
     external = external or sum(t.nbytes for t in tensors) > PROTOBUF_LIMIT
+    if not external and any(isinstance(t, ir.ExternalTensor) for t in tensors):
+        model = ir.external_data.load_to_model(model.clone())
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             target = Path(folder, path.name)

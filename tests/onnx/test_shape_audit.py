@@ -64,8 +64,9 @@ def results(
             loaded = load(model).model
         inputs, outputs = case.data_sets[0]
         for position, (value, array) in enumerate(zip(loaded.graph.inputs, inputs, strict=False)):
-            if not isinstance(array, np.ndarray):
+            if not isinstance(array, np.ndarray | np.generic):
                 continue
+            array = np.asarray(array)
             value.shape = ir.Shape(array.shape)
             if array.dtype.kind not in "iubf" or array.size > 4000:
                 continue
