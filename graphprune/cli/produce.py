@@ -42,6 +42,7 @@ def produce(
         as_json: Print the report as JSON.
         quiet: Print errors only.
     """
+    threads = int(settings.get("threads", 1))
     source = model_file(model)
     target = Path(output) if output else default_output(model)
     plan_file = Path(save_plan) if save_plan else None
@@ -61,7 +62,7 @@ def produce(
         made = replace(result.report, source=model)
         if model.startswith(ZOO):
             stages("evaluate")
-            made = replace(made, metric=_metric(model, source, result.model))
+            made = replace(made, metric=_metric(model, source, result.model, threads))
         stages("write")
         with _all_or_none((target, plan_file, report_file)):
             save(result.model, target)
@@ -91,13 +92,19 @@ def _all_or_none(files: tuple[Path | None, ...]) -> Iterator[None]:
         raise
 
 
-def _metric(model: str, source: Path, pruned: ir.Model) -> Metric:
+def _metric(model: str, source: Path, pruned: ir.Model, threads: int) -> Metric:
     """The zoo entry's own metric of both models."""
+    from graphprune.onnx.runtime import Session
     from graphprune.report.model import Metric
     from graphprune.zoo import get
 
     entry = get(model.removeprefix(ZOO))
-    return Metric(entry.metric, entry.evaluate(source), entry.evaluate(pruned))
+    data = entry.evaluation()
+    figures = []
+    for graph in (source, pruned):
+        with Session(graph, threads=threads) as session:
+            figures.append(entry.evaluate(session.run, data))
+    return Metric(entry.metric, figures[0], figures[1], len(data.get("labels", ())))
 
 
 def _next_steps(model: str, target: Path, plan: Path | None, made: Report) -> list[str]:
@@ -108,4 +115,11 @@ def _next_steps(model: str, target: Path, plan: Path | None, made: Report) -> li
         lines.append(f"Check it again:  graphprune verify {model} {target} --plan {plan}")
     else:
         lines.append("Keep what was chosen with --save-plan FILE, all figures with --report FILE.")
+    if made.metric is None:
+        lines.append("Accuracy is not known: the weights were cut without data. Test it on yours.")
+    elif made.metric.pruned < made.metric.original - 0.01:
+        lines.append(
+            f"The {made.metric.name} fell, because the weights were cut without data: fine-tune "
+            "it, or keep more."
+        )
     return lines

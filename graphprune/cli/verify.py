@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from graphprune.cli import options as opt
-from graphprune.cli.console import Stages, reserved_stdout, stdout
+from graphprune.cli.console import Stages, note, reserved_stdout, stdout
 from graphprune.cli.files import model_file
 from graphprune.errors import CertificateError
 
@@ -55,12 +55,20 @@ def verify(
     data: dict[str, Any] = certificate.to_json()
     if as_json:
         print(json.dumps(data, indent=1, sort_keys=True))
-    elif not quiet:
-        from graphprune.report.terminal import certificate_line, show
+    if certificate.status == "failed":
+        failure = CertificateError(f"PRUNED differs from the masked original: {_first(data)}")
+        if not as_json:
+            raise failure
+        note(f"graphprune: error: {failure}")
+        raise typer.Exit(failure.exit_code)
+    if not (as_json or quiet):
+        from graphprune.report.terminal import certificate_line, show, warning
 
-        show(stdout(), certificate_line(data))
-    if data["status"] == "failed":
-        raise CertificateError(str(data.get("reason") or "it differs from the masked original"))
+        show(stdout(), certificate_line(data), *map(warning, certificate.weak))
+
+
+def _first(data: dict[str, Any]) -> str:
+    return " ".join(str(data.get("first_difference") or "no reason given").split())
 
 
 def _beside(pruned: Path) -> Path | None:

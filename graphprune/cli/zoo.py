@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 from graphprune.cli import options as opt
 from graphprune.cli.console import reserved_stdout, stdout
+
+if TYPE_CHECKING:
+    from graphprune.zoo import ZooEntry
 
 
 def zoo(as_json: opt.Json = False) -> None:
@@ -15,17 +19,37 @@ def zoo(as_json: opt.Json = False) -> None:
 
         entries = [models.get(name) for name in models.names()]
     if as_json:
-        rows = [{"name": e.name, "description": e.description, "metric": e.metric} for e in entries]
-        print(json.dumps(rows, indent=1, sort_keys=True))
+        print(json.dumps([_row(entry) for entry in entries], indent=1, sort_keys=True))
         return
     from rich.text import Text
 
+    from graphprune.report import numbers
     from graphprune.report.terminal import plain_table, show
 
     table = plain_table()
     table.add_column("name", no_wrap=True)
     table.add_column("what it is")
-    table.add_column("metric", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("quality", no_wrap=True)
     for entry in entries:
-        table.add_row(Text(f"zoo:{entry.name}"), Text(entry.description), Text(entry.metric))
+        table.add_row(
+            Text(f"zoo:{entry.name}"),
+            Text(entry.title),
+            numbers.size(entry.path.stat().st_size),
+            Text(f"{entry.metric} {entry.baseline:.3f}"),
+        )
     show(stdout(), table)
+
+
+def _row(entry: ZooEntry) -> dict[str, Any]:
+    return {
+        "name": f"zoo:{entry.name}",
+        "title": entry.title,
+        "description": entry.description,
+        "metric": entry.metric,
+        "baseline": entry.baseline,
+        "licence": entry.licence,
+        "source": entry.source,
+        "path": str(entry.path),
+        "bytes": entry.path.stat().st_size,
+    }

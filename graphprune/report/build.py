@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
 from graphprune import __version__
@@ -14,7 +13,8 @@ from graphprune.measure.memory import peak_activation_bytes
 from graphprune.measure.size import count_parameters, model_bytes
 from graphprune.onnx.shapes import Shapes, infer_shapes
 from graphprune.options import Options
-from graphprune.plan import GroupChoice, Plan, pruned_shape
+from graphprune.plan import Plan
+from graphprune.report.groups import group_reports
 from graphprune.report.model import GroupReport, Report, Side
 
 if TYPE_CHECKING:
@@ -71,39 +71,9 @@ def _side(model: ir.Model, shapes: Shapes, timing: Timing | None, size: int | No
 
 
 def _groups(original: ir.Model, plan: Plan) -> tuple[GroupReport, ...]:
-    saved = _saved(original, plan)
-    return tuple(
-        GroupReport(g.name, g.kind, g.size, len(g.kept), g.members, g.kept, saved[g.name])
-        for g in plan.groups
-    )
-
-
-def _saved(original: ir.Model, plan: Plan) -> dict[str, int]:
-    """Weights that left, each divided among the groups that cut the initializer it was in."""
-    sizes = {}
-    for name, value in original.graph.initializers.items():
-        if value.const_value is not None:
-            sizes[name] = tuple(int(n) for n in value.const_value.shape.numpy())
-    by_axis: dict[tuple[str, int], list[GroupChoice]] = {}
-    for group in plan.groups:
-        for name, axis in group.members:
-            by_axis.setdefault((name, axis), []).append(group)
-    shares = {g.name: 0.0 for g in plan.groups}
-    seen: set[tuple[str, tuple[int, ...]]] = set()
-    for use in plan.initializers:
-        shape = sizes.get(use.initializer)
-        if shape is None:
-            continue
-        new = pruned_shape(shape, use.cuts)
-        if (use.initializer, new) in seen:
-            continue
-        seen.add((use.initializer, new))
-        gone = int(np.prod(shape)) - int(np.prod(new))
-        weight = {c.axis: float(np.log(max(c.size, 1) / max(c.count, 1))) for c in use.cuts}
-        total = sum(weight.values())
-        for cut in use.cuts:
-            groups = by_axis.get((use.initializer, cut.axis), [])
-            for group in groups:
-                part = weight[cut.axis] / total if total else 0.0
-                shares[group.name] += gone * part / len(groups)
-    return {name: round(share) for name, share in shares.items()}
+    shapes = {
+        name: tuple(int(n) for n in value.const_value.shape.numpy())
+        for name, value in original.graph.initializers.items()
+        if value.const_value is not None
+    }
+    return group_reports(plan, shapes)

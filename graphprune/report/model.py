@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -153,7 +154,9 @@ class Report:
 
     def dumps(self) -> str:
         """The report as JSON with sorted keys; equal reports give equal text."""
-        return json.dumps(self.to_json(), indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(self.to_json(), indent=1, sort_keys=True, allow_nan=False)
+        # Kept indices on one line each: a newline never stands raw inside a JSON string.
+        return re.sub(r"\[\n\s+([-\d,\s]+?)\n\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
 
     def save(self, path: str | Path) -> None:
         """Write the JSON. Raises UsageError where the file cannot be written."""

@@ -41,7 +41,7 @@ def print_report(console: Console, report: Report, next_steps: Sequence[str] = (
         parts.append(indented(reasons(report.unpruned)))
     if report.warnings:
         parts.append(Text())
-        parts += [_marked("warning: ", "bold yellow", line) for line in report.warnings]
+        parts += [warning(line) for line in report.warnings]
     show(console, *parts)
     if next_steps:
         show(console, Text())
@@ -101,7 +101,7 @@ def certificate_line(certificate: Any) -> Text:
             "It computes what the masked original computes, where the statistics of "
             f"{numbers.plural(len(nodes), 'norm')} are taken over what stays {how}.",
         )
-    reason = certificate.get("reason") or "it differs from the masked original"
+    reason = certificate.get("first_difference") or "it differs from the masked original"
     return Text.assemble(("Certificate: failed. ", "bold red"), f"{reason} {how}")
 
 
@@ -240,8 +240,9 @@ def title(name: str, note: str = "") -> Text:
     return Text.assemble((name, "bold"), ("  " + note, "dim"))
 
 
-def _marked(mark: str, style: str, line: str) -> Text:
-    return Text.assemble((mark, style), line)
+def warning(line: str) -> Text:
+    """A remark that a reader should not miss."""
+    return Text.assemble(("warning: ", "bold yellow"), line)
 
 
 def _fewer(before: int, after: int, noun: str) -> str:
