@@ -47,7 +47,8 @@ def decide(
         UnreachableTargetError: The budget cannot be met.
     """
     progress("analyse")
-    graph = analyse_graph(model, shapes[0], shapes[1])
+    grid = 16 if options.align == "auto" else int(options.align)
+    graph = analyse_graph(model, shapes[0], shapes[1], grid=grid)
     budget = Budget(options.channels, options.params, options.macs)
     policy = Policy(
         only=options.only,

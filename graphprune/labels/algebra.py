@@ -23,13 +23,16 @@ class Algebra:
         space: The labels.
         blocks: Whether a factor `(block, inner)` gives up its inner axis where an op needs the outer
             one: whole heads and groups leave (True), or dims inside them (False).
+        grid: Multiple that the channels inside a group should be; where there are fewer than two
+            of them, whole groups leave instead.
         balances: Label arrays whose rows (last axis) must lose equally many.
         hints: Label arrays and what their units are called (`head`, `group`, `hidden`).
     """
 
-    def __init__(self, *, blocks: bool = True) -> None:
+    def __init__(self, *, blocks: bool = True, grid: int = 16) -> None:
         self.space = LabelSpace()
         self.blocks = blocks
+        self.grid = grid
         self.balances: list[np.ndarray] = []
         self.hints: list[tuple[np.ndarray, str]] = []
 

@@ -153,35 +153,34 @@ def normalised(alg: Algebra, axes: tuple[int, ...], labels: np.ndarray) -> Facto
 
 
 def slice_(alg: Algebra, t: Labels, axis: int, start: int, stop: int, step: int) -> Labels:
-    """Elements `start, start + step, ...` before `stop` (numpy's meaning, indices non-negative)."""
+    """Elements `start, start + step, ...` before `stop` (numpy's meaning, indices non-negative).
+
+    With a stride, whole strides leave: `x[::2]` and `x[1::2]` then agree on pairs (0, 1), (2, 3), ...
+    """
     picked = np.arange(start, stop, step)
+    stride = abs(step)
     factors = []
     for factor in t.factors:
         if axis not in factor.axes:
             factors.append(factor)
             continue
         position = factor.axes.index(axis)
-        if axis == factor.removal and abs(step) > 1 and picked.size:
-            alg.space.equate(factor.labels, _strided_leaders(factor.labels, start, step))
-        if axis == factor.removal and factor.index and picked.size:
-            # One start serves all rows: as many must leave before it in each of them.
-            alg.balances.append(factor.labels[..., : int(picked.min())])
         if not picked.size:
             continue
+        if axis == factor.removal:
+            first = int(picked.min()) // stride * stride
+            if stride > 1:
+                index = np.arange(factor.labels.shape[-1])
+                inside = (index >= first) & (index <= picked.max())
+                leader = np.where(inside, index // stride * stride, index)
+                alg.space.equate(factor.labels, factor.labels[..., leader])
+            if factor.index and first:
+                # One start serves all rows: as many must leave before it in each of them.
+                alg.balances.append(factor.labels[..., :first])
         labels = np.take(factor.labels, picked, axis=position)
         factors.append(Factor(factor.axes, np.ascontiguousarray(labels)))
     shape = tuple(picked.size if a == axis else n for a, n in enumerate(t.shape))
     return Labels(shape, tuple(factors))
-
-
-def _strided_leaders(labels: np.ndarray, start: int, step: int) -> np.ndarray:
-    """For every element the element that a strided slice picks in its stride, or itself."""
-    n = labels.shape[-1]
-    index = np.arange(n)
-    stride = abs(step)
-    offset = index - start if step > 0 else start - index
-    leader = np.where(offset >= 0, index - np.sign(step) * (offset % stride), index)
-    return np.take(labels, leader, axis=-1)
 
 
 def gather(alg: Algebra, t: Labels, axis: int, indices: np.ndarray) -> Labels:

@@ -40,7 +40,12 @@ class Trace:
 
 
 def trace(
-    model: ir.Model, shapes: Shapes, other: Shapes | None = None, *, blocks: bool = True
+    model: ir.Model,
+    shapes: Shapes,
+    other: Shapes | None = None,
+    *,
+    blocks: bool = True,
+    grid: int = 16,
 ) -> Trace:
     """Push labels through `model`.
 
@@ -49,8 +54,10 @@ def trace(
         shapes: Sizes at the binding of the analysis.
         other: Sizes at another binding: where they differ, an axis is dynamic.
         blocks: Whole heads and groups leave (True), or channels inside them (False).
+        grid: Grouped convolutions with fewer than two grid steps of channels in a group give up
+            whole groups.
     """
-    run = _Run(model, shapes, other, blocks)
+    run = _Run(model, shapes, other, Algebra(blocks=blocks, grid=grid))
     run.graph(model.graph)
     for value in model.graph.outputs:
         run.alg.space.node = value.name or ""
@@ -62,10 +69,10 @@ def trace(
 
 class _Run:
     def __init__(
-        self, model: ir.Model, shapes: Shapes, other: Shapes | None, blocks: bool
+        self, model: ir.Model, shapes: Shapes, other: Shapes | None, alg: Algebra
     ) -> None:
         self.other = other.dims if other is not None else None
-        self.alg = Algebra(blocks=blocks)
+        self.alg = alg
         self.found = Findings()
         self.shapes = shapes
         self.opsets = model.opset_imports

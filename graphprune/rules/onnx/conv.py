@@ -9,17 +9,16 @@ from graphprune.rules.registry import op_rule
 from graphprune.rules.resize import Resize
 
 _WINDOW = "a convolution's window runs over it"
-_MIN_INNER = 32
 _MIN_BLOCKS = 4
 
 
-def whole_groups(groups: int, inner: int) -> bool:
+def whole_groups(groups: int, inner: int, grid: int) -> bool:
     """Whether a grouped convolution gives up whole groups rather than channels inside them.
 
-    Runtimes pad the channels of a group to their vector width, so groups of few channels are pruned
-    whole (measured on ResNeXt: docs/latency.md); with a handful of groups that would be too coarse.
+    Runtimes pad the channels of a group to their vector width (`grid`), so groups of few channels
+    are pruned whole; with a handful of groups that would be too coarse.
     """
-    return groups >= _MIN_BLOCKS and inner < _MIN_INNER
+    return groups >= _MIN_BLOCKS and inner < 2 * grid
 
 
 def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: bool) -> Labels:
@@ -38,7 +37,7 @@ def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: b
     inputs = data.shape[1] // groups
     outputs = weight.shape[out_axis] // (1 if transposed else groups)
     split = (groups, weight.shape[0] // groups)
-    blocks = alg.blocks and (groups == 1 or whole_groups(groups, inputs))
+    blocks = alg.blocks and (groups == 1 or whole_groups(groups, inputs, alg.grid))
 
     flat = Labels(data.shape[:2], data.factors)
     x_view = alg.reshape(flat, (data.shape[0], groups, 1, inputs))
