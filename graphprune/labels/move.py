@@ -1,8 +1,8 @@
 """Primitives that rearrange one tensor: what Reshape, Transpose, Slice, Concat ... do to labels.
 
-Invariant (order): kept elements stay in natural order, so that the pruned graph can run the same op on
-the shorter tensor. Where an op would break that for some choices (merging axes against their order,
-strided slices), the labels are tied until every choice is safe.
+Invariant (order): kept elements stay in natural order, so that the pruned graph can run the same op
+on the shorter tensor. Where an op would break that for some choices (merging axes against their
+order, strided slices), the labels are tied until every choice is safe.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def normalised(alg: Algebra, axes: tuple[int, ...], labels: np.ndarray) -> Facto
 def slice_(alg: Algebra, t: Labels, axis: int, start: int, stop: int, step: int) -> Labels:
     """Elements `start, start + step, ...` before `stop` (numpy's meaning, indices non-negative).
 
-    With a stride, whole strides leave: `x[::2]` and `x[1::2]` then agree on pairs (0, 1), (2, 3), ...
+    With a stride, whole strides leave: `x[::2]` and `x[1::2]` agree on pairs (0, 1), (2, 3), ...
     """
     picked = np.arange(start, stop, step)
     stride = abs(step)
@@ -220,7 +220,7 @@ def concat(alg: Algebra, parts: Sequence[Labels], axis: int) -> tuple[Labels, tu
     """
     sizes = [p.shape[axis] for p in parts]
     shape = tuple(sum(sizes) if a == axis else n for a, n in enumerate(parts[0].shape))
-    parts = [p for p in parts]
+    parts = list(parts)
     result: list[Factor] = []
     found: list[list[Factor]] = [[] for _ in parts]
 

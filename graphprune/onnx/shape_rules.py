@@ -204,6 +204,37 @@ def _concat(x: NodeInputs) -> Sequence[Typed | None]:
     return [(x.dtype(0), (*shapes[0][:axis], length, *shapes[0][axis + 1 :]))]
 
 
+@rule("Slice")
+def _slice(x: NodeInputs) -> Sequence[Typed | None]:
+    """A sliced axis whose bounds are not known has an open size; other axes keep theirs."""
+    dims = list(x.shape(0))
+    if len(x.node.inputs) == 1:
+        bounds = zip(x.attr("starts"), x.attr("ends"), strict=True)
+        given = x.attr("axes")
+        parts: list[slice | None] = [slice(start, end) for start, end in bounds]
+    else:
+        listed = x.value(3)
+        if x.has(3) and listed is None:
+            raise Unknown("which axes it slices depends on data")
+        given = None if listed is None else listed.reshape(-1).tolist()
+        starts, ends, steps = x.value(1), x.value(2), x.value(4)
+        if starts is None or ends is None or (x.has(4) and steps is None):
+            parts = [None] * (x.shape(1)[0] if given is None else len(given))
+        else:
+            strides = [1] * starts.size if steps is None else steps.reshape(-1).tolist()
+            found = zip(starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), strides, strict=True)
+            parts = [slice(*bounds) for bounds in found]
+    for axis, part in zip(range(len(parts)) if given is None else given, parts, strict=True):
+        size = dims[axis]
+        if part is None:
+            dims[axis] = -1
+            continue
+        if part.step is not None and part.step < 0 and part.stop < -size:
+            part = slice(part.start, None, part.step)  # ONNX's "down to the first element"
+        dims[axis] = len(range(*part.indices(size)))
+    return [(x.dtype(0), tuple(dims))]
+
+
 # --- matrix products ------------------------------------------------------------------------------
 
 

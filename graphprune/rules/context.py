@@ -125,14 +125,23 @@ class OpContext:
         if i >= len(self.node.outputs):
             return
         value = self.node.outputs[i]
+        if not value.name:  # an optional output that nobody wants
+            return
         if value not in self._dims:
             factors = labels.factors if isinstance(labels, Labels) else labels
             self.alg.pin(factors, "the shape of its result is not known before it runs")
             return
         if not isinstance(labels, Labels):
             labels = Labels(self._dims[value], tuple(labels))
-        assert labels.shape == self._dims[value], (self.name, labels.shape, self._dims[value])
-        self.found.states[value] = labels
+        dims = self._dims[value]
+        assert len(labels.shape) == len(dims), (self.name, labels.shape, dims)
+        fits = []
+        for factor in labels.factors:
+            if tuple(dims[a] for a in factor.axes) == factor.labels.shape:
+                fits.append(factor)
+            else:  # a stand-in for a size that depends on data
+                self.alg.pin(factor, "the shape of its result is not known before it runs")
+        self.found.states[value] = Labels(dims, tuple(fits))
 
     def pin(self, i: int, reason: str) -> None:
         """Everything tracked on input i has to stay."""

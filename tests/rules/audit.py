@@ -21,6 +21,8 @@ from audit_net import CASES, Case, Example, Rng
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.analysis.planning import plan_from_removed
+from graphprune.analysis.resolve import FIXED
+from graphprune.certify.masks import zeroed
 from graphprune.certify.twin import masked_twin
 from graphprune.onnx.analyse import analyse_graph
 from graphprune.onnx.canonical import canonicalise
@@ -116,9 +118,7 @@ class _Subject:
     def analyse(self, *, blocks: bool) -> DependencyGraph:
         return analyse_graph(self.model, self.shapes[0], self.shapes[-1], blocks=blocks)
 
-    def compare(
-        self, graph: DependencyGraph, removed: Array, tally: Tally, seed: int
-    ) -> None:
+    def compare(self, graph: DependencyGraph, removed: Array, tally: Tally, seed: int) -> None:
         plan = plan_from_removed(graph, removed, binding=self.bindings[0])
         tally.statistics.update(plan.statistics_nodes)
         pruned = self.model.clone()
@@ -126,11 +126,14 @@ class _Subject:
         _same_interface(self.model, pruned)
         for number, shapes in enumerate(self.shapes):
             feeds = self.feeds(shapes, seed)
-            twin = masked_twin(self.model, plan, shapes)
             names = self._observed(pruned)
-            masked = self._run(twin.model, feeds, names, "the masked original")
+            if self.model.opset_imports[""] < 11:  # too old for the certificate
+                masked_model, skipped = _plain_twin(self.model, plan, shapes), set[str]()
+            else:
+                twin = masked_twin(self.model, plan, shapes)
+                masked_model, skipped = twin.model, set(twin.skipped)
+            masked = self._run(masked_model, feeds, names, "the masked original")
             result = self._run(pruned, feeds, names, "the pruned graph")
-            skipped = set(twin.skipped)
             for name in names:
                 if name not in skipped:
                     self._compare_one(name, masked[name], result[name], plan, tally)
@@ -195,6 +198,27 @@ class _Subject:
         tally.worst = max(tally.worst, worst)
         if worst > self.example.tolerance:
             raise AuditError(f"'{name}' is off by {worst:.2g} of its magnitude {scale:.2g}")
+
+
+def _plain_twin(model: ir.Model, plan: Plan, shapes: Shapes) -> ir.Model:
+    """The masked original by products with 0 and 1, in the spelling of any opset."""
+    assert not plan.statistics_nodes
+    copy = model.clone()
+    dims = {v.name: d for v, d in shapes.dims.items()}
+    for node in list(copy.graph):
+        for value in node.outputs:
+            cuts = plan.tensors.get(value.name or "")
+            if not cuts:
+                continue
+            mask = ir.tensor(zeroed(np.ones(dims[value.name], np.float32), cuts))
+            constant = ir.node("Constant", [], {"value": mask})
+            product = ir.node("Mul", [value, constant.outputs[0]])
+            constant.outputs[0].name, product.outputs[0].name = f"{value.name}_m", f"{value.name}_p"
+            for use in list(value.uses()):
+                if use.node is not product:
+                    use.node.replace_input_with(use.idx, product.outputs[0])
+            copy.graph.insert_after(node, [constant, product])
+    return copy
 
 
 def _rounding(a: Array, b: Array) -> bool:
@@ -267,6 +291,7 @@ def legal_widths(group: Group, rng: Rng, strength: float) -> list[int]:
     sizes = np.array([c.size for c in group.cells])
     n = sizes.size
     least = 2 if group.statistics else 1  # one channel has no variance
+    floor = np.where((sizes == 1) & (n > 1), 0, np.minimum(least, sizes))
     if strength == 0:
         wish = sizes - 1
     else:
@@ -290,6 +315,14 @@ def legal_widths(group: Group, rng: Rng, strength: float) -> list[int]:
             value = float(balance.fixed[0] - balance.fixed[r])
             low.append(value)
             high.append(value)
+    for member in group.members:  # something is left of every row
+        for row_classes in np.unique(member.resolved.rows, axis=0):
+            row = np.zeros(2 * n)
+            for i, cell in enumerate(group.cells):
+                row[i] = np.isin(row_classes, group.units[cell]).sum() / cell.size
+            rows.append(row)
+            low.append(0.01 if row.any() and not (row_classes == FIXED).any() else 0.0)
+            high.append(np.inf)
     total = np.zeros(2 * n)
     total[:n] = 1.0
     rows.append(total)
@@ -300,7 +333,7 @@ def legal_widths(group: Group, rng: Rng, strength: float) -> list[int]:
         cost,
         constraints=LinearConstraint(np.array(rows), low, high),
         bounds=Bounds(
-            np.concatenate([np.minimum(least, sizes), np.zeros(n)]),
+            np.concatenate([floor, np.zeros(n)]),
             np.concatenate([sizes, np.full(n, np.inf)]),
         ),
         integrality=np.concatenate([np.ones(n), np.zeros(n)]),

@@ -210,9 +210,7 @@ class Net:
     ) -> str:
         """A convolution that keeps positions (odd kernel, padded)."""
         depth = inputs // group
-        w = self.weight(
-            outputs, depth, *[kernel] * spatial, fan_in=depth * kernel**spatial
-        )
+        w = self.weight(outputs, depth, *[kernel] * spatial, fan_in=depth * kernel**spatial)
         if bias is None:
             bias = bool(self.rng.random() < 0.7)
         extra = [self.vector(outputs)] if bias else []
@@ -246,7 +244,10 @@ class Net:
             self.nodes,
             "audit",
             self.inputs,
-            [onnx.helper.make_tensor_value_info(o, k, None) for o, k in zip(outputs, kinds, strict=True)],
+            [
+                onnx.helper.make_tensor_value_info(o, k, None)
+                for o, k in zip(outputs, kinds, strict=True)
+            ],
             [numpy_helper.from_array(v, k) for k, v in self.constants.items()] + self.typed,
         )
         model = helper.make_model(

@@ -140,7 +140,15 @@ def fused(rng: Rng, residual: bool) -> Example:
     w, b = net.weight(d, c, 3, 3, fan_in=9 * c), net.vector(d)
     extra = [net.conv(x, n, d)] if residual else []
     h = net.op(
-        "FusedConv", h, w, b, *extra, domain=MS, activation="Relu", pads=[1] * 4, kernel_shape=[3, 3]
+        "FusedConv",
+        h,
+        w,
+        b,
+        *extra,
+        domain=MS,
+        activation="Relu",
+        pads=[1] * 4,
+        kernel_shape=[3, 3],
     )
     return net.example(net.conv(h, d, 4), units=(c, d))
 
@@ -180,6 +188,4 @@ def window_of_channels(rng: Rng) -> Example:
     h = net.dense(net.input([net.batch, length, n]), n, c)
     h = net.op("Conv", h, net.weight(5, length, 3, fan_in=3 * length), pads=[1, 1])
     h = net.op("MatMul", net.weight(4, 5, fan_in=5), net.op("Relu", h))
-    return net.example(
-        net.dense(h, c, 4), units=5, reason="a convolution's window runs over it"
-    )
+    return net.example(net.dense(h, c, 4), units=5, reason="a convolution's window runs over it")

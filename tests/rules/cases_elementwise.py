@@ -153,8 +153,7 @@ def logic(rng: Rng, op: str) -> Example:
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
         a = net.op("Greater", h, net.const(0.1))
         b = net.op("Less", h, operand(net, h, c, axis, rank, net.pick(*_KINDS)))
-        bits = net.op(op, a, b)
-        return net.op("Mul", h, net.op("Cast", bits, to=TensorProto.FLOAT))
+        return net.op("Where", net.op(op, a, b), h, net.op("Mul", h, net.const(-0.5)))
 
     return around(rng, make)
 
@@ -267,5 +266,3 @@ def pinned(rng: Rng, where: str) -> Example:
     other = net.input([net.batch, c])
     y = net.dense(net.op("Add", h, other), c, 4)
     return net.example(y, reason="it meets something of fixed size")
-
-

@@ -96,7 +96,9 @@ def vectors(rng: Rng, how: str) -> Example:
     return net.example(net.dense(y, 4, 3), units=c)
 
 
-@case(*[(ta, tb, c) for ta in (0, 1) for tb in (0, 1) for c in ("", "n", "1n", "mn", "m1", "scalar")])
+@case(
+    *[(ta, tb, c) for ta in (0, 1) for tb in (0, 1) for c in ("", "n", "1n", "mn", "m1", "scalar")]
+)
 def gemm(rng: Rng, ta: int, tb: int, c: str) -> Example:
     """All layouts and shapes of the added term; the rows are the batch, or channels."""
     net = Net(rng)
@@ -162,8 +164,13 @@ def fused_gemm(rng: Rng, activation: str) -> Example:
     rows, n, k, m = net.size(2, 4), 3, net.size(5, 8), net.size(6, 9)
     h = net.dense(net.input([rows, n]), n, k)
     y = net.op(
-        "FusedGemm", h, net.weight(m, k, fan_in=k), net.vector(m),
-        domain=MS, transB=1, activation=activation,
+        "FusedGemm",
+        h,
+        net.weight(m, k, fan_in=k),
+        net.vector(m),
+        domain=MS,
+        transB=1,
+        activation=activation,
         **({"activation_alpha": 0.2} if activation == "LeakyRelu" else {}),
     )
     return net.example(net.dense(y, m, 3), units=(k, m))

@@ -24,7 +24,9 @@ def batch_norm_flat(rng: Rng) -> Example:
     net = Net(rng)
     c = net.size(5, 8)
     h = net.dense(net.input([net.batch, 3]), 3, c)
-    h = net.op("BatchNormalization", h, *affine(net, c), net.vector(c), net.vector(c, low=0.5, high=1.5))
+    h = net.op(
+        "BatchNormalization", h, *affine(net, c), net.vector(c), net.vector(c, low=0.5, high=1.5)
+    )
     return net.example(net.dense(h, c, 4), units=c)
 
 
@@ -99,9 +101,7 @@ def rms_norm(rng: Rng) -> Example:
 @case()
 def simplified_layer_norm(rng: Rng) -> Example:
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
-        return net.op(
-            "SimplifiedLayerNormalization", h, affine(net, c)[0], axis=-1, epsilon=1e-3
-        )
+        return net.op("SimplifiedLayerNormalization", h, affine(net, c)[0], axis=-1, epsilon=1e-3)
 
     return around(rng, make, channels_last=True, statistics=True)
 

@@ -48,13 +48,13 @@ def moved_bounds(cut: Cut, start: int, stop: int, step: int) -> tuple[int, int]:
     kept = cut.kept.reshape(-1, cut.count)[0]
     first, last, step = normalised(start, stop, step, cut.size)
     picked = np.intersect1d(np.arange(first, last, step), kept)
-    if step > 0:
-        new_start = int(np.searchsorted(kept, first))
-        if step == 1:
-            return new_start, int(np.searchsorted(kept, last))
-        return new_start, min(new_start + step * (len(picked) - 1) + 1, cut.count)
+    if step == 1:
+        return int(np.searchsorted(kept, first)), int(np.searchsorted(kept, last))
     if not picked.size:
         return 0, 0
+    if step > 0:
+        new_start = int(np.searchsorted(kept, picked[0]))
+        return new_start, min(new_start + step * (len(picked) - 1) + 1, cut.count)
     new_stop = int(np.searchsorted(kept, picked[0])) - 1
     return int(np.searchsorted(kept, picked[-1])), new_stop if new_stop >= 0 else -cut.count - 1
 
