@@ -60,7 +60,7 @@ class Emitter:
     def constant(self, array: np.ndarray[Any, Any], dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer of the main graph (bodies see it too); equal small ones are shared."""
         array = np.asarray(array)
-        tensor = ir.tensor(array, dtype=dtype) if dtype is not None else ir.tensor(array)
+        tensor = ir.Tensor(array, dtype=dtype)
         key = (str(tensor.dtype), array.shape, array.tobytes()) if array.size <= 4096 else None
         if key is not None and key in self._constants:
             return self._constants[key]

@@ -33,6 +33,8 @@ def describe(node: ir.Node) -> str:
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The bodies of an If, Loop or Scan; empty for other nodes."""
+    if not node.attributes:
+        return []
     found: list[ir.Graph] = []
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:

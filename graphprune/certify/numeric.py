@@ -144,14 +144,14 @@ def _steps(
         others = [[b for b in (other, batch_only, doubled) if b != first]] if first else []
     return [
         [_Attempt(first, seed)],
-        [_Attempt(first, seed + 1, "positive")],
+        [_Attempt(first, seed + 1, "positive", optional=True)],
         *([_Attempt(b, seed + 2 + i, optional=True) for b in row] for i, row in enumerate(others)),
     ]
 
 
 def _run(bench: _Bench, attempt: _Attempt, state: _State) -> bool:
     """Make one run; False where the original itself does not run so."""
-    shapes = infer_shapes(bench.original, attempt.binding)
+    shapes = bench.shapes(attempt.binding)
     planned = at_planned_binding(bench.plan, shapes)
     sides, twin = bench.sides(shapes, planned)
     probe = bench.probe(sides) if state.probe is None else None
@@ -210,6 +210,14 @@ class _Bench:
         self._dynamic = any(c.dynamic for cuts in plan.tensors.values() for c in cuts)
         self._made: dict[bool, tuple[Sides, Twin]] = {}
         self._ends: list[int] = []
+        self._shapes: dict[tuple[tuple[str, int], ...], Shapes] = {}
+
+    def shapes(self, binding: Binding) -> Shapes:
+        """Shapes of the original at a binding."""
+        key = tuple(sorted(binding.items()))
+        if key not in self._shapes:
+            self._shapes[key] = infer_shapes(self.original, binding)
+        return self._shapes[key]
 
     def sides(self, shapes: Shapes, planned: bool) -> tuple[Sides, Twin]:
         """Both graphs, cut into pieces.

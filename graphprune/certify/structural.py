@@ -69,12 +69,11 @@ def check_structure(
     _check_nodes(found, record)
     operands = Operands(before, after, plan, found, record)
     operands.check()
-    for binding in bindings:
-        shapes = infer_shapes(before, binding), infer_shapes(after, binding)
-        _check_shapes(found, plan, operands.quiet, *shapes, record)
+    shapes = [(infer_shapes(before, b), infer_shapes(after, b)) for b in bindings]
+    for both in shapes:
+        _check_shapes(found, plan, operands.quiet, *both, record)
     if not record.failures:
-        shapes = infer_shapes(before, bindings[0]), infer_shapes(after, bindings[0])
-        Places(plan, found, *shapes, record).check()
+        Places(plan, found, *shapes[0], record).check()
     ordered = [text for _, text in sorted(record.failures, key=lambda f: f[0])]
     return Structure(tuple(ordered), operands.renamed, tuple(record.notes), record.checked)
 

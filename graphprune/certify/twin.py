@@ -145,7 +145,7 @@ class _Builder:
                     continue  # stays mapped from its file
                 key = (id(tensor), tuple(_signature(c) for c in use.cuts))
                 if key not in copies:
-                    zeros = ir.tensor(zeroed(tensor.numpy(), use.cuts), dtype=tensor.dtype)
+                    zeros = ir.Tensor(zeroed(tensor.numpy(), use.cuts), dtype=tensor.dtype)
                     copies[key] = self.emit.initializer("zeroed", zeros)
                 node.replace_input_with(use.input, copies[key])
 
@@ -249,9 +249,7 @@ class _Builder:
         if shape is None:
             raise TwinError(f"the shape of the input of {describe(node)} is not known")
         try:
-            held, dropped = fitting(
-                self.plan.tensors.get(name, ()), shape, self.planned
-            )
+            held, dropped = fitting(self.plan.tensors.get(name, ()), shape, self.planned)
         except MisfitError as error:
             raise TwinError(f"tensor '{name}': {error}") from None
         self.emit.place_before(node)
