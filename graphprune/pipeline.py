@@ -1,6 +1,6 @@
 """The compile pipeline: one visible tuple of stages, each of which adds to what is known.
 
-    load -> run -> decide -> rewrite -> certify -> measure -> report
+load -> run -> decide -> rewrite -> certify -> measure -> report
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.errors import CertificateError, NothingGainedError, UsageError
+from graphprune.errors import (
+    CertificateError,
+    NothingGainedError,
+    UnsupportedModelError,
+    UsageError,
+)
+from graphprune.onnx.bindings import dynamic_dims
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.load import Loaded, load
 from graphprune.onnx.shapes import Shapes, default_bindings, infer_shapes
@@ -24,6 +30,7 @@ from graphprune.plan import Plan, Unpruned
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
     from graphprune.measure.latency import Latency
+    from graphprune.onnx.runtime import Session, Trial
     from graphprune.report.model import Report
 
 __all__ = ["Options", "Result", "analyse", "compile", "verify"]
@@ -55,7 +62,7 @@ class Work:
     loaded: Loaded | None = None
     original: ir.Model | None = None
     shapes: tuple[Shapes, Shapes] | None = None
-    feeds: Mapping[str, Any] | None = None
+    timed: Trial | None = None
     graph: DependencyGraph | None = None
     plan: Plan | None = None
     pruned: ir.Model | None = None
@@ -100,7 +107,8 @@ def run_stage(work: Work) -> Work:
     if _weight_bytes(model) > RUN_LIMIT:
         first, second = default_bindings(model, work.options.dims)
         warning = (
-            "the model is too large to be run as a whole: it is verified layer by layer and not timed"
+            "the model is too large to be run as a whole: "
+            "it is verified layer by layer and not timed"
         )
         return replace(
             work,
@@ -109,8 +117,9 @@ def run_stage(work: Work) -> Work:
         )
     with Session(model, threads=work.options.threads, provider=work.options.provider) as session:
         one, two = find_trials(model, work.options.dims, work.options.seed, session)
+        timed = _single(session, model, one, work.options)
     shapes = infer_shapes(model, one.binding), infer_shapes(model, two.binding)
-    return replace(work, shapes=shapes, feeds=one.feeds)
+    return replace(work, shapes=shapes, timed=timed)
 
 
 def decide_stage(work: Work) -> Work:
@@ -192,14 +201,14 @@ def certify_stage(work: Work) -> Work:
 def measure_stage(work: Work) -> Work:
     """Time both models; a slower one is an error unless it is allowed."""
     options = work.options
-    if not options.bench or work.feeds is None:
+    if not options.bench or work.timed is None:
         return work
     from graphprune.measure.latency import compare_latency
 
     latency = compare_latency(
         work.known_model,
         work.result,
-        work.feeds,
+        work.timed.feeds,
         threads=options.threads,
         provider=options.provider,
         progress=lambda share: work.progress("measure", share),
@@ -221,7 +230,7 @@ def report_stage(work: Work) -> Work:
         work.known_model,
         work.result,
         work.known_plan,
-        work.known_shapes[0],
+        work.known_shapes[0].binding if work.timed is None else work.timed.binding,
         source=str(work.loaded.path or "model in memory"),
         options=work.options,
         certificate=work.certificate,
@@ -244,7 +253,7 @@ STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
 )
 
 
-def compile(  # noqa: A001  (the name of the command)
+def compile(
     model: Any,
     options: Options | None = None,
     *,
@@ -256,7 +265,7 @@ def compile(  # noqa: A001  (the name of the command)
 
     Args:
         model: A path, `zoo:NAME`, `onnx.ModelProto`, `onnx_ir.Model` or torch `ONNXProgram`.
-        options: What stays; or give the fields of `Options` as keywords: `compile(m, channels=0.5)`.
+        options: What stays; or give the fields of `Options` as keywords (`channels=0.5`).
         plan: Apply this plan instead of making one.
         progress: Called with the name of each stage, and the share of it that is done.
         **settings: Fields of `Options`.
@@ -320,7 +329,9 @@ def verify(
     from graphprune.certify.certificate import certify
 
     if plan is None:
-        raise UsageError("verify needs the plan: make one with compile --save-plan, give it with --plan")
+        raise UsageError(
+            "verify needs the plan: make one with compile --save-plan, give it with --plan"
+        )
     loaded = load(_source(original))
     if plan.source_sha256 and plan.source_sha256 != loaded.sha256:
         raise UsageError("the plan was made for another model (its source_sha256 differs)")
@@ -337,6 +348,22 @@ def verify(
         seed=seed,
         progress=lambda share: report("certify", share),
     )
+
+
+def _single(session: Session, model: ir.Model, trial: Trial, options: Options) -> Trial:
+    """A run at batch 1, which is what is timed and counted unless the user gave another size."""
+    from graphprune.onnx.runtime import try_run
+
+    binding = {
+        name: 1 if axis == 0 and name not in options.dims else trial.binding[name]
+        for name, (_, axis, _) in dynamic_dims(model).items()
+    }
+    if binding == dict(trial.binding):
+        return trial
+    try:
+        return try_run(session, model, binding, options.seed)
+    except UnsupportedModelError:
+        return trial
 
 
 def _source(model: Any) -> Any:

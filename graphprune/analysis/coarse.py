@@ -22,10 +22,10 @@ def place(site: Site, axis: int) -> str:
 def coarse_graph(graph: DependencyGraph) -> nx.Graph[Any]:
     """Nodes are tracked (tensor, axis) pairs, edges the couplings with the op that made them.
 
-    Node attributes: `kind` (`activation` or `weight`), `tensor`, `axis`, `op`, `group` (names of the
-    groups that run through it, joined by `, `; empty where all of it stays) and `size`.
-    Edge attributes: `node` and `op` of the coupling. Two places are joined where they belong to one
-    op and share channels that leave together.
+    Node attributes: `kind` (`activation` or `weight`), `tensor`, `axis`, `op`, `size` and `group`
+    (names of the groups that run through it, joined by `, `; empty where all of it stays). Edge
+    attributes: `node` and `op` of the coupling. Two places are joined where they belong to one op
+    and share channels that leave together.
     """
     result: nx.Graph[Any] = nx.Graph()
     of = graph.resolver.classes.of

@@ -58,6 +58,7 @@ class DependencyGraph:
 
     @cached_property
     def by_name(self) -> dict[str, Group]:
+        """Groups by their names, which are unique."""
         return {g.name: g for g in self.groups}
 
     def resolved(self, site: Site) -> list[Resolved]:
@@ -65,7 +66,7 @@ class DependencyGraph:
         found = (self.resolver.resolve(f) for f in site.factors)
         return [r for r in found if r is not None]
 
-    def to_networkx(self) -> nx.Graph:
+    def to_networkx(self) -> nx.Graph[Any]:
         """The coarse picture: nodes are prunable (tensor, axis) pairs, edges the couplings."""
         from graphprune.analysis.coarse import coarse_graph
 
@@ -159,7 +160,9 @@ def build(
         units = np.flatnonzero(family == number)
         units = units[np.argsort(first[units], kind="stable")]
         own = np.unique(cells[units])
-        limits = [balance_of(_only(rows, family, number), cells, own) for rows in balances.get(number, [])]
+        limits = [
+            balance_of(_only(rows, family, number), cells, own) for rows in balances.get(number, [])
+        ]
         through = [s for s in stats.get(number, []) if _over(s, resolver, family, number)]
         kind = _kind(kinds.get(number), own_members, number in joined)
         groups.append(
@@ -234,10 +237,10 @@ _SPATIAL = {"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"}
 
 
 def _kind(hint: str | None, members: Sequence[Member], joined: bool) -> str:
+    if hint == "head" or (hint is not None and not joined):
+        return hint
     if joined:
         return "residual"
-    if hint is not None:
-        return hint
     ops = {m.site.op for m in members if m.site.is_weight}
     return "channel" if ops & _SPATIAL or not ops else "neuron"
 
@@ -297,7 +300,9 @@ def _unpruned(resolver: Resolver, sites: Sequence[Site], alg: Algebra) -> tuple[
                 pin = alg.space.pins[int(known.min())][1]
                 node, reason = pin.node, pin.reason
             else:
-                whole = next((resolver.whole[int(c)] for c in classes if int(c) in resolver.whole), None)
+                whole = next(
+                    (resolver.whole[int(c)] for c in classes if int(c) in resolver.whole), None
+                )
                 node = whole.node if whole else site.node
                 name = whole.name if whole else site.name
                 reason = f"it is all that there is of '{name}'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -54,6 +55,7 @@ class Explanation:
     findings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data, for machines."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -108,7 +110,8 @@ def _finding(
     movable = classes[resolver.movable[classes]]
     groups = [g.name for g in graph.groups if np.isin(movable, g.units).any()]
     here = place(site, axis)
-    reason, node, path = "", "", ()
+    reason, node = "", ""
+    path: tuple[Step, ...] = ()
     stuck = classes[~resolver.movable[classes]]
     if stuck.size:
         reason, node = why(graph, stuck)
@@ -136,7 +139,10 @@ def _path(
     """The shortest way through places that share the class, to the node that pinned it."""
     of = graph.resolver.classes.of
     inside = {
-        place(s, f.removal) for s in graph.sites for f in s.factors if (of[f.labels] == number).any()
+        place(s, f.removal)
+        for s in graph.sites
+        for f in s.factors
+        if (of[f.labels] == number).any()
     }
     walk = coarse.subgraph(inside)
     near = {
@@ -161,7 +167,7 @@ def _path(
         return ()
     way = paths[reached[0][1]]
     steps = []
-    for one, other in zip(way, way[1:], strict=False):
+    for one, other in pairwise(way):
         edge = walk.edges[one, other]
         steps.append(Step(one, edge["node"], edge["op"]))
     return tuple(steps)

@@ -1,8 +1,8 @@
 """Groups: classes that are decided together.
 
-Classes that run through the same places the same number of times form a *cell* (the channels of one
-layer). Cells bound by a constraint that rows must lose equally many form one *group*; a group that has
-one cell is the common case.
+Classes that run through the same places the same number of times form a *cell* (the channels of
+one layer). Cells bound by a constraint that rows must lose equally many form one *group*; a group
+that has one cell is the common case.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from graphprune.analysis.site import Site
 class Balance:
     """Rows of one tensor that must keep equally many elements.
 
-    `fixed[r] + sum_c counts[r, c] * kept[c]` must be the same for every row r, where `kept[c]` is the
-    number of units of cell c that stay.
+    `fixed[r] + sum_c counts[r, c] * kept[c]` must be the same for every row r, where `kept[c]` is
+    the number of units of cell c that stay.
     """
 
     counts: np.ndarray
@@ -54,6 +54,7 @@ class Member:
 
     @property
     def axis(self) -> int:
+        """The axis that gets shorter."""
         return self.resolved.removal
 
 
@@ -85,22 +86,23 @@ class Group:
 
     @property
     def size(self) -> int:
+        """Number of units."""
         return int(self.units.size)
 
 
 def cell_numbers(resolver: Resolver, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Class -> cell, FIXED for what stays; `arrays` are the class arrays of all places, [rows, n]."""
+    """Class -> cell, FIXED for what stays; `arrays` are the classes of all places, [rows, n]."""
     count = resolver.classes.count
     signature = np.zeros(count, np.uint64)
     mixer = np.random.default_rng(0x67_72_61_70_68)
     for rows in arrays:
         rows = np.unique(rows, axis=0) if rows.shape[0] > 1 else rows
         keys = mixer.integers(1, 2**63, size=rows.shape[0], dtype=np.uint64) | np.uint64(1)
-        for row, key in zip(rows, keys, strict=True):
+        for r, row in enumerate(rows):
             present = row[row != FIXED]
             if present.size:
                 with np.errstate(over="ignore"):
-                    signature += np.bincount(present, minlength=count).astype(np.uint64) * key
+                    signature += np.bincount(present, minlength=count).astype(np.uint64) * keys[r]
     _, cells = np.unique(signature, return_inverse=True)
     return np.where(resolver.movable & (signature != 0), cells, FIXED)
 

@@ -92,7 +92,5 @@ def site_cuts(site: Site, factors: Sequence[Resolved], removed: np.ndarray) -> t
             kept, blocks = np.flatnonzero(rows[0]), ()
         else:
             kept = np.nonzero(rows)[1].reshape(*keep.shape[:-1], int(counts[0]))
-        cuts.append(
-            Cut(axis, keep.shape[-1], kept.astype(np.int64), blocks, axis in site.dynamic)
-        )
+        cuts.append(Cut(axis, keep.shape[-1], kept.astype(np.int64), blocks, axis in site.dynamic))
     return tuple(cuts)

@@ -28,6 +28,7 @@ class Resolved:
 
     @property
     def removal(self) -> int:
+        """The axis that gets shorter."""
         return self.axes[-1]
 
     @property
@@ -42,7 +43,7 @@ class Resolver:
     Attributes:
         classes: The solution of the label space.
         movable: Class -> whether it may leave at all.
-        blame: Class -> why not, where that is not a pin: "" or a reason.
+        whole: Class that stays only because it is all there is along an axis -> one such site.
     """
 
     def __init__(self, space: LabelSpace, sites: Sequence[Site]) -> None:
@@ -70,7 +71,9 @@ class Resolver:
                     if resolved is None:
                         continue
                     rows = resolved.rows
-                    for row in np.flatnonzero((rows == rows[:, :1]).all(axis=1) & (rows[:, 0] >= 0)):
+                    for row in np.flatnonzero(
+                        (rows == rows[:, :1]).all(axis=1) & (rows[:, 0] >= 0)
+                    ):
                         self.movable[rows[row, 0]] = False
                         self.whole.setdefault(int(rows[row, 0]), site)
                         found = True

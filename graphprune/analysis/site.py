@@ -37,6 +37,7 @@ class Site:
 
     @property
     def is_weight(self) -> bool:
+        """Whether this is a use of an initializer."""
         return self.input >= 0
 
 

@@ -1,9 +1,9 @@
 """The label algebra: what leaves together carries the same label. numpy and scipy only.
 
 Every element of a weight axis gets an integer label, labels travel through the graph by the ops
-themselves, and elements that end up with the same label leave together. `space` creates, equates and
-solves labels; `tensor` is the state of one tensor; `move` and `meet` are the primitives that op rules
-are written in. Nothing here knows ONNX or torch.
+themselves, and elements that end up with the same label leave together. `space` creates, equates
+and solves labels; `tensor` is the state of one tensor; `move` and `meet` are the primitives that op
+rules are written in. Nothing here knows ONNX or torch.
 """
 
 from graphprune.labels.algebra import Algebra

@@ -21,8 +21,8 @@ class Algebra:
 
     Attributes:
         space: The labels.
-        blocks: Whether a factor `(block, inner)` gives up its inner axis where an op needs the outer
-            one: whole heads and groups leave (True), or dims inside them (False).
+        blocks: Whether a factor `(block, inner)` gives up its inner axis where an op needs the
+            outer one: whole heads and groups leave (True), or dims inside them (False).
         grid: Multiple that the channels inside a group should be; where there are fewer than two
             of them, whole groups leave instead.
         balances: Label arrays whose rows (last axis) must lose equally many.
@@ -62,9 +62,7 @@ class Algebra:
         position = factor.axes.index(axis)
         first = np.take(factor.labels, [0], axis=position)
         self.space.equate(factor.labels, first)
-        return Factor(
-            tuple(a for a in factor.axes if a != axis), np.squeeze(first, axis=position)
-        )
+        return Factor(tuple(a for a in factor.axes if a != axis), np.squeeze(first, axis=position))
 
     def tie_across(self, t: Labels, axes: Sequence[int], reason: str) -> Labels:
         """Nothing may differ along `axes` (a convolution's window, a softmax)."""
@@ -93,8 +91,8 @@ class Algebra:
     ) -> tuple[Factor, ...]:
         """A sum over `axes`, neutral to removed zeros: drops factors that remove from them.
 
-        A factor that merely is indexed by a reduced axis is tied across it. A block whose inner axis
-        is summed while the block stays gives up its inner axis (see `blocks`).
+        A factor that merely is indexed by a reduced axis is tied across it. A block whose inner
+        axis is summed while the block stays gives up its inner axis (see `blocks`).
         """
         blocks = self.blocks if blocks is None else blocks
         result = []
@@ -121,7 +119,7 @@ class Algebra:
             self.balances.append(factor.labels)
 
     def distinct(self, factors: Iterable[Factor]) -> tuple[Factor, ...]:
-        """At most one factor for each removal axis: weak ones vanish, of others the larger stays."""
+        """At most one factor for each removal axis: weak ones vanish, else the larger stays."""
         by_axis: dict[int, Factor] = {}
         for factor in factors:
             other = by_axis.get(factor.removal)

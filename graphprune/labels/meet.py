@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Met:
     """Result of a meet: its factors in the iteration space, and those of each operand.
 
-    `merged` is True where labels of different origin became equal: two widths were joined.
+    `merged` is True where the widths of different producers were joined.
     """
 
     shape: tuple[int, ...]
@@ -74,7 +74,9 @@ def meet(
             if lead is None:
                 lead = factor
                 continue
-            merged |= factor.labels is not lead.labels
+            if factor.labels is not lead.labels:
+                made = alg.space.producers(factor.labels), alg.space.producers(lead.labels)
+                merged |= bool(made[0] and made[1] and made[0] != made[1])
             lead = _join(alg, lead, factor)
         assert lead is not None
         for operand, factors in zip(operands, current, strict=True):
@@ -113,9 +115,7 @@ def _collapse(
         changed = False
         for i, factors in enumerate(current):
             for k, factor in enumerate(factors):
-                if len(factor.axes) > 1 and _needs_outer(
-                    factor, i, operands, current, contracted
-                ):
+                if len(factor.axes) > 1 and _needs_outer(factor, i, operands, current, contracted):
                     tied = alg.tie(factor, factor.removal, "")
                     assert tied is not None
                     factors[k] = tied

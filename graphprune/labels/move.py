@@ -226,9 +226,7 @@ def concat(alg: Algebra, parts: Sequence[Labels], axis: int) -> tuple[Labels, tu
 
     along = [p.on(axis) for p in parts]
     if any(f is not None for f in along):
-        index = tuple(
-            dict.fromkeys(a for f in along if f is not None for a in f.index)
-        )
+        index = tuple(dict.fromkeys(a for f in along if f is not None for a in f.index))
         pieces = []
         for i, (part, factor) in enumerate(zip(parts, along, strict=True)):
             if factor is None:
@@ -239,9 +237,7 @@ def concat(alg: Algebra, parts: Sequence[Labels], axis: int) -> tuple[Labels, tu
             found[i].append(factor)
             pieces.append(factor.over((*index, axis)))
         rows = [shape[a] for a in index]
-        joined = np.concatenate(
-            [np.broadcast_to(p, [*rows, p.shape[-1]]) for p in pieces], axis=-1
-        )
+        joined = np.concatenate([np.broadcast_to(p, [*rows, p.shape[-1]]) for p in pieces], axis=-1)
         result.append(Factor((*index, axis), joined))
 
     removals = sorted({f.removal for p in parts for f in p.factors} - {axis})
@@ -267,9 +263,7 @@ def _concat_across(
     """The factor that removes from another axis than the one that is concatenated."""
     holders = [p.on(removal) for p in parts]
     joint = any(f is not None and axis in f.axes for f in holders) or all(n == 1 for n in sizes)
-    index = tuple(
-        dict.fromkeys(a for f in holders if f is not None for a in f.index if a != axis)
-    )
+    index = tuple(dict.fromkeys(a for f in holders if f is not None for a in f.index if a != axis))
     if joint:
         axes = (*index, axis, removal)
         arrays = []
@@ -277,7 +271,9 @@ def _concat_across(
             if factor is None:
                 size = part.shape[removal]
                 labels = (
-                    alg.space.fresh((sizes[i], size)) if part.weight else np.zeros((1, size), np.int32)
+                    alg.space.fresh((sizes[i], size))
+                    if part.weight
+                    else np.zeros((1, size), np.int32)
                 )
                 factor = Factor((axis, removal), labels)
                 if part.weight:
@@ -285,8 +281,7 @@ def _concat_across(
             arrays.append(factor.over(axes))
         rows = [max(a.shape[k] for a in arrays) for k in range(len(index))]
         full = [
-            np.broadcast_to(a, [*rows, n, a.shape[-1]])
-            for a, n in zip(arrays, sizes, strict=True)
+            np.broadcast_to(a, [*rows, n, a.shape[-1]]) for a, n in zip(arrays, sizes, strict=True)
         ]
         return normalised(alg, axes, np.concatenate(full, axis=-2))
     common = [f for f in holders if f is not None]
@@ -305,9 +300,7 @@ def _common_labels(alg: Algebra, factors: Sequence[Factor]) -> Factor:
     lead = factors[0]
     for other in factors[1:]:
         axes = tuple(dict.fromkeys((*lead.index, *other.index)))
-        alg.space.equate(
-            lead.over((*axes, lead.removal)), other.over((*axes, lead.removal))
-        )
+        alg.space.equate(lead.over((*axes, lead.removal)), other.over((*axes, lead.removal)))
         for axis in lead.index:
             if axis not in other.axes:
                 tied = alg.tie(lead, axis, "")
@@ -349,9 +342,7 @@ def pad(alg: Algebra, t: Labels, axis: int, before: int, after: int, *, zeros: b
 def tile(alg: Algebra, t: Labels, repeats: Sequence[int]) -> Labels:
     """numpy.tile: every axis repeated as a whole."""
     shape = tuple(n * r for n, r in zip(t.shape, repeats, strict=True))
-    factors = [
-        Factor(f.axes, np.tile(f.labels, [repeats[a] for a in f.axes])) for f in t.factors
-    ]
+    factors = [Factor(f.axes, np.tile(f.labels, [repeats[a] for a in f.axes])) for f in t.factors]
     # An axis of one element that is repeated: a size without a weight behind it.
     for axis, (n, r) in enumerate(zip(t.shape, repeats, strict=True)):
         if n == 1 and r > 1 and not t.tracked(axis):

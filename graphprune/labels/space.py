@@ -54,6 +54,7 @@ class LabelSpace:
         self._count = 1
         self._weak = [np.ones(1, bool)]
         self._weak_flat: np.ndarray | None = None
+        self._starts: list[int] = [0]
         self._edges: list[np.ndarray] = []
         self.pins: list[tuple[np.ndarray, Pin]] = []
 
@@ -62,6 +63,7 @@ class LabelSpace:
         size = int(np.prod(shape))
         start = self._count
         self._count += size
+        self._starts.append(start)
         self._weak.append(np.full(size, weak))
         self._weak_flat = None
         return np.arange(start, start + size, dtype=np.int32).reshape(shape)
@@ -71,6 +73,11 @@ class LabelSpace:
         if self._weak_flat is None:
             self._weak_flat = np.concatenate(self._weak)
         return bool(self._weak_flat[labels].all())
+
+    def producers(self, labels: np.ndarray) -> set[int]:
+        """Numbers of the `fresh` calls that made `labels`, weak and pinned ones left out."""
+        found = np.unique(np.searchsorted(self._starts, np.unique(labels), side="right") - 1)
+        return {int(n) for n in found if n and not self._weak[n][0]}
 
     def equate(self, a: np.ndarray, b: np.ndarray) -> bool:
         """Elements at the same (broadcast) position leave together. True if that was news."""

@@ -17,7 +17,7 @@ class Factor:
 
     Attributes:
         axes: Index axes, then the removal axis.
-        labels: int32, one label for each element of the axes; shape = sizes of `axes` in that order.
+        labels: int32, one label for each element; shape = sizes of `axes` in that order.
     """
 
     axes: tuple[int, ...]
@@ -62,6 +62,7 @@ class Labels:
 
     @property
     def rank(self) -> int:
+        """Number of axes."""
         return len(self.shape)
 
     def on(self, axis: int) -> Factor | None:
@@ -73,4 +74,5 @@ class Labels:
         return any(axis in f.axes for f in self.factors)
 
     def with_factors(self, factors: tuple[Factor, ...]) -> Labels:
+        """The same tensor, tracked otherwise."""
         return replace(self, factors=factors)

@@ -39,6 +39,8 @@ class Session:
         provider: An execution provider of the installed onnxruntime. UsageError for an unknown one.
         optimize: Let onnxruntime fuse and rearrange the graph. False to compare tensors by name.
         outputs: Further values of the top graph to return, by name (a graph in memory only).
+        lean: Keep memory low: no fusions, no rearranged copies of weights, so that external data
+            stays mapped. Slower.
 
     Raises:
         UnsupportedModelError: onnxruntime does not load the model; the message names the node.
@@ -54,6 +56,7 @@ class Session:
         provider: str = "CPUExecutionProvider",
         optimize: bool = True,
         outputs: Sequence[str] = (),
+        lean: bool = False,
     ) -> None:
         import onnxruntime as ort
 
@@ -68,8 +71,12 @@ class Session:
         options.log_severity_level = 4
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
-            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+            level.ORT_ENABLE_ALL if optimize and not lean else level.ORT_DISABLE_ALL
         )
+        if lean:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False
+            options.enable_mem_pattern = False
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if isinstance(model, ir.Model):
             source: bytes | str = self._source(_with_outputs(model, outputs), options)
@@ -194,8 +201,8 @@ def check_runs(model: ir.Model, binding: Mapping[str, int], seed: int = 0) -> Fe
     Raises UnsupportedModelError when onnxruntime does not load or run it: a model that never worked
     is not to be blamed on pruning.
     """
-    with Session(model) as session:
-        return _try(session, model, binding, seed).feeds
+    with Session(model, lean=_is_large(model)) as session:
+        return try_run(session, model, binding, seed).feeds
 
 
 def find_trials(
@@ -221,7 +228,7 @@ def find_trials(
         UsageError: An override names no dynamic dimension of the model.
     """
     if session is None:
-        with Session(model) as own:
+        with Session(model, lean=_is_large(model)) as own:
             return find_trials(model, overrides, seed, own)
     failure: UnsupportedModelError | None = None
     tried: list[dict[str, int]] = []
@@ -231,14 +238,14 @@ def find_trials(
             continue
         tried.append(first)
         try:
-            trial = _try(session, model, first, seed)
+            trial = try_run(session, model, first, seed)
         except UnsupportedModelError as error:
             failure = failure or error
             continue
         batch_only = {n: second[n] if second[n] <= 3 else first[n] for n in first}
         for binding in (second, batch_only, first):
             try:
-                return trial, _try(session, model, binding, seed + 1)
+                return trial, try_run(session, model, binding, seed + 1)
             except UnsupportedModelError as error:
                 failure = error
     assert failure is not None
@@ -250,7 +257,12 @@ def find_trials(
     ) from failure
 
 
-def _try(session: Session, model: ir.Model, binding: Mapping[str, int], seed: int) -> Trial:
+def _is_large(model: ir.Model) -> bool:
+    return sum(t.nbytes for t in stored_tensors(model)) > PROTOBUF_LIMIT
+
+
+def try_run(session: Session, model: ir.Model, binding: Mapping[str, int], seed: int) -> Trial:
+    """Run at `binding` on random inputs. Raises UnsupportedModelError where that does not work."""
     attempts = ATTEMPTS if has_free_scalars(model) else 1
     failure: UnsupportedModelError | None = None
     for attempt in range(attempts):
@@ -263,4 +275,4 @@ def _try(session: Session, model: ir.Model, binding: Mapping[str, int], seed: in
     raise failure
 
 
-__all__ = ["PROTOBUF_LIMIT", "Session", "Trial", "check_runs", "find_trials"]
+__all__ = ["PROTOBUF_LIMIT", "Session", "Trial", "check_runs", "find_trials", "try_run"]

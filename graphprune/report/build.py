@@ -11,7 +11,7 @@ from graphprune import __version__
 from graphprune.measure.cost import count_macs
 from graphprune.measure.memory import peak_activation_bytes
 from graphprune.measure.size import count_parameters, model_bytes
-from graphprune.onnx.shapes import Shapes, infer_shapes
+from graphprune.onnx.shapes import infer_shapes
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.report.groups import group_reports
@@ -26,7 +26,7 @@ def build_report(
     original: ir.Model,
     pruned: ir.Model,
     plan: Plan,
-    shapes: Shapes,
+    binding: Mapping[str, int],
     *,
     source: str,
     options: Options,
@@ -37,8 +37,8 @@ def build_report(
     original_bytes: int,
 ) -> Report:
     """Everything the user is told, from both graphs and the plan."""
-    before = _side(original, shapes, latency.original if latency else None, original_bytes)
-    after = _side(pruned, infer_shapes(pruned, shapes.binding), latency.pruned if latency else None)
+    before = _side(original, binding, latency.original if latency else None, original_bytes)
+    after = _side(pruned, binding, latency.pruned if latency else None)
     notes = list(warnings)
     if certificate is not None:
         notes += certificate.weak
@@ -59,7 +59,10 @@ def build_report(
     )
 
 
-def _side(model: ir.Model, shapes: Shapes, timing: Timing | None, size: int | None = None) -> Side:
+def _side(
+    model: ir.Model, binding: Mapping[str, int], timing: Timing | None, size: int | None = None
+) -> Side:
+    shapes = infer_shapes(model, binding)
     return Side(
         params=count_parameters(model),
         macs=count_macs(model, shapes).total,

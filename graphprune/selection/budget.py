@@ -23,7 +23,7 @@ def meet_budget(
     target: float,
     what: str,
 ) -> Counts:
-    """Units kept of every group so that `cost` is at most `target` and as close as the grid lets it.
+    """Units kept of every group so that `cost` is at most `target` and as close as the grid lets.
 
     Bisects one ratio for all groups, then gives back steps to single groups, those whose next units
     score highest first, while the budget holds.

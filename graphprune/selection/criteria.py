@@ -1,9 +1,10 @@
 """Scores without data: how much each unit of a group matters, from weights alone.
 
 A unit is scored over all the weights it runs through: in every initializer the norm of its slice,
-divided by the mean over the group's units there (so that a layer of large weights does not outvote the
-others), averaged over the initializers, and divided by the group's mean. Scores of different groups
-are therefore comparable up to the group's spread (Torch-Pruning's group magnitude, DepGraph, CVPR'23).
+divided by the mean over the group's units there (so that a layer of large weights does not outvote
+the others), averaged over the initializers, and divided by the group's mean. Scores of different
+groups are therefore comparable up to the group's spread (Torch-Pruning's group magnitude, DepGraph,
+CVPR'23).
 
 Sources: L1 (Li et al., ICLR'17), FPGM (He et al., CVPR'19), BN scale (Liu et al., ICCV'17).
 """

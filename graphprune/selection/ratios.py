@@ -24,7 +24,7 @@ class Policy:
         group_ratio: (glob, ratio): the last that matches decides.
         residual: Include residual widths that run through LayerNorm or RMSNorm.
         heads: Ratio of groups of kind `head`; None: as all others.
-        head_dims: Ratio of groups of kind `head-dim`; None: they are left.
+        head_dims: Ratio of groups of kind `head-dim`; None: as all others.
     """
 
     only: tuple[str, ...] = ()
@@ -68,9 +68,8 @@ def split(
             left.append(Unpruned(norm, reason, group.name))
         elif group.kind == "head" and policy.heads is not None:
             own[group.name] = policy.heads
-        elif group.kind == "head-dim":
-            if policy.head_dims is not None:
-                own[group.name] = policy.head_dims
+        elif group.kind == "head-dim" and policy.head_dims is not None:
+            own[group.name] = policy.head_dims
         else:
             free.append(group)
     return free, own, left

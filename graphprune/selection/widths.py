@@ -1,7 +1,7 @@
 """How many units of each cell stay: ratios, rounded to widths the target likes.
 
-Runtimes compute in blocks: a width that is not a multiple of the block costs as much as the next one
-or more (docs/latency.md). The physical width is aligned, not the number of units: a head of 64
+Runtimes compute in blocks: a width that is not a multiple of the block costs as much as the next
+one or more (docs/latency.md). The physical width is aligned, not the number of units: a head of 64
 channels is on the grid whatever the number of heads.
 """
 
@@ -86,7 +86,7 @@ def counts_for(group: Group, ratio: float, grid: Grid) -> tuple[int, ...]:
 
 
 def _programme(group: Group, ratio: float, grid: Grid) -> tuple[int, ...] | None:
-    """Integer programme: least deviation from the ratio under balances and grid; None: infeasible."""
+    """Integer programme: least deviation from the ratio under balances and grid, if feasible."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     cells = len(group.cells)
@@ -133,7 +133,7 @@ def _programme(group: Group, ratio: float, grid: Grid) -> tuple[int, ...] | None
     )
     if not solved.success:
         return None
-    return tuple(int(round(n)) for n in solved.x[:cells])
+    return tuple(round(n) for n in solved.x[:cells])
 
 
 def kept_units(group: Group, scores: np.ndarray, counts: Sequence[int]) -> np.ndarray:

@@ -52,10 +52,19 @@ def product(
     ):
         if operand.weight:
             ctx.adopt(i, taken(factors, axes))
+    if not left.weight and not right.weight:
+        hint_heads(ctx, met.factors, lead)
     factors = ctx.alg.reduce(met.factors, [k])
     out = [*lead, *([m] if left.rank > 1 else []), *([n] if right.rank > 1 else [])]
     shape = tuple(met.shape[x] for x in out)
     return ctx.alg.rename(Labels(met.shape, factors), {x: i for i, x in enumerate(out)}, shape)
+
+
+def hint_heads(ctx: OpContext, factors: tuple[Factor, ...], batch: tuple[int, ...]) -> None:
+    """Two activations meet: what leaves from a batch axis is a head, from another a head's dim."""
+    for factor in factors:
+        kind = "head" if factor.removal in batch else "head-dim"
+        ctx.alg.hints.append((factor.labels, kind))
 
 
 @op_rule("", "MatMul", macs=matmul_macs)
