@@ -1,9 +1,9 @@
 """Make a plan true: the one pass that shortens tensors.
 
-1. every initializer use that the plan cuts reads a sliced copy; slices are lazy (nothing is read until
-   the model is saved) and shared again where two uses keep the same;
-2. attributes and size operands (Reshape shapes, Slice bounds, `group`, `num_heads`, ...) become what
-   the op's resize rule says;
+1. every initializer use that the plan cuts reads a sliced copy; slices are lazy (nothing is read
+   until the model is saved) and shared again where two uses keep the same;
+2. attributes and size operands (Reshape shapes, Slice bounds, `group`, `num_heads`, ...) become
+   what the op's resize rule says;
 3. computed sizes are followed through the shape arithmetic: what comes out right by itself is left
    alone, a static entry is replaced by a constant, a dynamic one is scaled;
 4. scalars computed from a shortened size and used as data keep their original value;
@@ -78,9 +78,7 @@ class _Rewrite:
 
     def run(self) -> None:
         dims = [self._pruned_dims(s) for s in self.shapes]
-        sizes = [
-            evaluate_sizes(self.model, s, d) for s, d in zip(self.shapes, dims, strict=True)
-        ]
+        sizes = [evaluate_sizes(self.model, s, d) for s, d in zip(self.shapes, dims, strict=True)]
         edits = self._collect()
         self._freeze(edits, sizes)
         read_before = _read_values(self.model)
@@ -157,7 +155,8 @@ class _Rewrite:
     def _freeze(self, edits: _Edits, sizes: Sequence[Mapping[ir.Value, np.ndarray]]) -> None:
         """Values computed from shortened sizes that leave the shape arithmetic stay as they were.
 
-        A Reshape whose result is not cut, a mean's divisor, the 1 / sqrt(d) of an attention.
+        A Reshape whose result is not cut, a mean's divisor, the 1 / sqrt(d) of an attention. What
+        is cut itself (a weight expanded to a computed size) follows.
         """
         known = self.shapes[0].values
         changed = {
@@ -170,7 +169,9 @@ class _Rewrite:
             if node.outputs and all(v in known for v in node.outputs):
                 continue
             for i, value in enumerate(node.inputs):
-                if value in changed and (node, i) not in edits.operands:
+                if value is None or value not in changed or value in self.cuts:
+                    continue
+                if (node, i) not in edits.operands:
                     edits.operands[node, i] = [s.values[value] for s in self.shapes]
 
     # -- initializers ---------------------------------------------------------------------------
@@ -229,9 +230,7 @@ def _sliced(original: ir.Value, cuts: tuple[Cut, ...]) -> ir.Value:
         return ir.Tensor(np.ascontiguousarray(take(tensor.numpy(), cuts)), dtype=tensor.dtype)
 
     lazy = ir.LazyTensor(load, dtype=tensor.dtype, shape=ir.Shape(shape), name=original.name)
-    copy = ir.Value(
-        name=original.name, shape=ir.Shape(shape), type=original.type, const_value=lazy
-    )
+    copy = ir.Value(name=original.name, shape=ir.Shape(shape), type=original.type, const_value=lazy)
     copy.metadata_props.update(original.metadata_props)
     return copy
 

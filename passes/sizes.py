@@ -111,7 +111,9 @@ class SizeWriter:
         times, over = first_want // divisor, first_have // divisor
         over = np.where(over == 0, 1, over)
         for want, have in zip(wanted, found, strict=True):
-            if have.shape != times.shape or not np.array_equal(have.astype(np.int64) * times // over, want):
+            if have.shape != times.shape or not np.array_equal(
+                have.astype(np.int64) * times // over, want
+            ):
                 raise SizeError(
                     node_name(node),
                     "a size that depends on a dynamic dimension would have to change in a way that "
@@ -145,7 +147,7 @@ class SizeWriter:
         key = (graph, array.tobytes(), f"{array.dtype}{array.shape}")
         if key not in self._constants:
             name = self._free(f"{node_name(node)}_size_kept")
-            tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+            tensor = ir.Tensor(np.array(array, order="C"), name=name)  # a scalar stays one
             value = ir.Value(
                 name=name,
                 shape=ir.Shape(array.shape),
