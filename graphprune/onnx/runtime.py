@@ -77,6 +77,8 @@ class Session:
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
+            # The default order first computes all that depends on weights alone.
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if isinstance(model, ir.Model):
             source: bytes | str = self._source(_with_outputs(model, outputs), options)

@@ -196,3 +196,38 @@ def test_scalars_are_tried_until_the_model_runs() -> None:
     first, second = find_trials(graph)
     assert first.feeds["sr"].item() in (1, 8000)
     assert second.outputs["y"].size == 8000
+
+
+def test_a_lean_session_computes_the_same_and_keeps_weights_in_their_file(tmp_path: Path) -> None:
+    """Sixteen external weights of 4 MB behind Transposes: no copy of all of them in memory."""
+    count, size = 16, 1024
+    body = "".join(
+        f"t{i} = Transpose <perm = [1, 0]> (w{i}) h{i + 1} = MatMul (h{i}, t{i}) "
+        for i in range(count)
+    )
+    text = '<ir_version: 10, opset_import: ["" : 18]> g (float[N, 1024] h0) => (float[N, M] y) {'
+    proto = onnx.parser.parse_model(text + body + f"y = Relu (h{count}) }}")
+    weights = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32) / 32
+    for i in range(count):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, f"w{i}"))
+    save(ir.from_proto(proto), tmp_path / "m.onnx", external=True)
+    graph = load(tmp_path / "m.onnx").model
+    x = {"h0": np.random.default_rng(1).standard_normal((2, size)).astype(np.float32)}
+    before = anonymous_bytes()
+    with Session(graph, lean=True) as session:
+        lean = session.run(x)["y"]
+        grown = anonymous_bytes() - before
+    before = anonymous_bytes()
+    with Session(graph) as session:
+        assert np.allclose(lean, session.run(x)["y"], rtol=1e-3, atol=1e-4)
+        assert anonymous_bytes() - before > count * weights.nbytes * 0.9  # what lean avoids
+    assert float(np.abs(lean).max()) > 0.1
+    assert grown < count * weights.nbytes / 2
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("needs /proc")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
