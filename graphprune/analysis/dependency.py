@@ -142,11 +142,17 @@ def build(
             for number in np.unique(family[present]):
                 balances.setdefault(int(number), []).append(rows)
     members: dict[int, list[Member]] = {}
+    through_families: dict[int, list[int]] = {}
     for site, found in per_site:
         for resolved in found:
-            present = resolved.classes[resolved.classes != FIXED]
-            for number in np.unique(family[present]):
-                members.setdefault(int(number), []).append(Member(site, resolved))
+            numbers = through_families.get(id(resolved))
+            if numbers is None:
+                present = resolved.classes[resolved.classes != FIXED]
+                numbers = np.unique(family[present]).tolist()
+                through_families[id(resolved)] = numbers
+            for number in numbers:
+                members.setdefault(number, []).append(Member(site, resolved))
+    alone = {key for key, numbers in through_families.items() if len(numbers) == 1}
 
     of = resolver.classes.of
     first = np.full(resolver.classes.count, np.iinfo(np.int64).max)
@@ -172,7 +178,7 @@ def build(
                 units=units,
                 cells=tuple(np.flatnonzero(cells[units] == c) for c in own),
                 balances=_distinct(b for b in limits if b is not None),
-                widths=_widths(own_members, cells, own, family, number),
+                widths=_widths([m for m in own_members if id(m.resolved) in alone], cells, own),
                 members=tuple(own_members),
                 statistics=tuple(s.node for s in through),
                 trunk=number in joined and any(s.op in _TRUNK_NORMS for s in through),
@@ -262,25 +268,26 @@ def _distinct(balances: Any) -> tuple[Balance, ...]:
     return tuple(seen.values())
 
 
-def _widths(
-    members: Sequence[Member], cells: np.ndarray, own: np.ndarray, family: np.ndarray, number: int
-) -> tuple[Width, ...]:
-    result: dict[tuple[str, str, int, tuple[int, ...], int], Width] = {}
+def _widths(members: Sequence[Member], cells: np.ndarray, own: np.ndarray) -> tuple[Width, ...]:
+    """Widths of initializer axes on which nothing but this group's cells `own` can leave."""
+    column = {int(c): i for i, c in enumerate(own)}
+    counts_of: dict[int, tuple[tuple[int, ...], int]] = {}
+    result: dict[tuple[str, int, int, tuple[int, ...], int], Width] = {}
     for member in members:
         if not member.site.is_weight:
             continue
-        row = member.resolved.rows[0]
-        present = row[row != FIXED]
-        if (family[present] != number).any():
-            continue
-        classes, times = np.unique(present, return_counts=True)
-        counts = [0] * own.size
-        for i, cell in enumerate(own):
-            here = times[cells[classes] == cell]
-            counts[i] = int(here[0]) if here.size else 0
-        fixed = int((row == FIXED).sum())
-        key = (member.site.op, str(len(member.site.shape)), member.axis, tuple(counts), fixed)
-        result.setdefault(key, Width(member.site, member.axis, tuple(counts), fixed))
+        found = counts_of.get(id(member.resolved))
+        if found is None:
+            row = member.resolved.rows[0]
+            classes, times = np.unique(row[row != FIXED], return_counts=True)
+            counts = [0] * own.size
+            numbers, first = np.unique(cells[classes], return_index=True)
+            for number, at in zip(numbers.tolist(), first.tolist(), strict=True):
+                counts[column[number]] = int(times[at])
+            found = tuple(counts), int((row == FIXED).sum())
+            counts_of[id(member.resolved)] = found
+        key = (member.site.op, len(member.site.shape), member.axis, *found)
+        result.setdefault(key, Width(member.site, member.axis, *found))
     return tuple(result.values())
 
 

@@ -97,7 +97,8 @@ def cell_numbers(resolver: Resolver, arrays: Sequence[np.ndarray]) -> np.ndarray
     mixer = np.random.default_rng(0x67_72_61_70_68)
     for rows in arrays:
         rows = np.unique(rows, axis=0) if rows.shape[0] > 1 else rows
-        keys = mixer.integers(1, 2**63, size=rows.shape[0], dtype=np.uint64) | np.uint64(1)
+        draws = mixer.integers(1, 2**63, size=rows.shape[0], dtype=np.uint64)
+        keys = np.asarray(draws) | np.uint64(1)
         for r, row in enumerate(rows):
             present = row[row != FIXED]
             if present.size:

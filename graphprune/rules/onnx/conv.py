@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext
 from graphprune.rules.onnx._macs import conv_macs, conv_transpose_macs
+from graphprune.rules.onnx.matmul import place, taken
 from graphprune.rules.registry import op_rule
 from graphprune.rules.resize import Resize
 
@@ -37,17 +38,20 @@ def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: b
     inputs = data.shape[1] // groups
     outputs = weight.shape[out_axis] // (1 if transposed else groups)
     split = (groups, weight.shape[0] // groups)
-    blocks = alg.blocks and (groups == 1 or whole_groups(groups, inputs, alg.grid))
+    blocks = alg.blocks and whole_groups(groups, inputs, alg.grid)
 
     flat = Labels(data.shape[:2], data.factors)
-    x_view = alg.reshape(flat, (data.shape[0], groups, 1, inputs))
     kernel = Labels(weight.shape[:2], weight.factors, weight.weight)
+    if groups == 1:
+        return _dense(ctx, flat, kernel, w, bias, (3, 2) if transposed else (2, 3))
+    x_view = alg.reshape(flat, (data.shape[0], groups, 1, inputs))
     w_view = alg.reshape(kernel, (*split, weight.shape[1]))
     if transposed:  # [g, i, o] -> [g, o, i]
         w_view = alg.transpose(w_view, (0, 2, 1))
     w_view = Labels((1, *w_view.shape), _shift(w_view.factors, 1), weight.weight)
-    tracked = any(f.axes == (1,) for f in x_view.factors) or (blocks and groups > 1 and (
-        any(1 in f.axes for f in x_view.factors)))
+    tracked = any(
+        f.axes == (1,) or (blocks and 1 in f.axes) for f in x_view.factors
+    )
     create = [] if tracked else [(1, 2)]
     met = alg.meet([x_view, w_view], contracted=[3], create=create, blocks=blocks)
     if weight.weight:
@@ -59,10 +63,23 @@ def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: b
     reduced = alg.reduce(met.factors, [3], blocks=blocks)
     result = alg.reshape(Labels((data.shape[0], groups, outputs, 1), reduced), (
         data.shape[0], groups * outputs))
-    labels = Labels(result.shape, result.factors)
-    if bias is not None and ctx.has(bias):
-        labels = channel_operand(ctx, labels, bias, axis=1)
-    return labels
+    return _biased(ctx, Labels(result.shape, result.factors), bias)
+
+
+def _dense(
+    ctx: OpContext, x: Labels, w: Labels, at: int, bias: int | None, axes: tuple[int, int]
+) -> Labels:
+    """One group: a meet over (image, -, output, input), summed over the inputs."""
+    met = ctx.alg.meet([place(x, (0, 3), 4), place(w, axes, 4)], contracted=[3], create=[(2,)])
+    if w.weight:
+        ctx.adopt(at, taken(met.operands[1], axes))
+    factors = ctx.alg.reduce(met.factors, [3])
+    shape = (x.shape[0], met.shape[2])
+    return _biased(ctx, ctx.alg.rename(Labels(met.shape, factors), {0: 0, 2: 1}, shape), bias)
+
+
+def _biased(ctx: OpContext, t: Labels, bias: int | None) -> Labels:
+    return channel_operand(ctx, t, bias, axis=1) if bias is not None and ctx.has(bias) else t
 
 
 def channel_operand(ctx: OpContext, t: Labels, i: int, axis: int) -> Labels:
