@@ -1,4 +1,4 @@
-"""Two plans one after the other are one plan: heads first, then dims inside the heads that stayed."""
+"""Two plans one after the other are one: heads first, then dims inside the heads that stayed."""
 
 from __future__ import annotations
 

@@ -80,4 +80,5 @@ class Options:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data, for the report."""
         return {**asdict(self), "group_ratio": [list(p) for p in self.group_ratio]}

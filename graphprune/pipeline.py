@@ -39,7 +39,6 @@ Progress = Callable[..., None]
 
 RUN_LIMIT = 1 << 30
 """Models with more bytes of weights are not run as a whole: onnxruntime would hold all of them."""
-_ROUNDS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +148,7 @@ def rewrite_stage(work: Work) -> Work:
     assert work.loaded is not None
     refused: list[Unpruned] = []
     plan, graph = work.known_plan, work.graph
-    for _ in range(_ROUNDS):
+    while True:
         _require_something(plan, work.options)
         pruned = work.known_model.clone()
         try:
@@ -158,7 +157,9 @@ def rewrite_stage(work: Work) -> Work:
             size_error = _cause(error, SizeError)
             if size_error is None:
                 raise (error.__cause__ or error) from None
+            known = {u.group for u in refused}
             through = [] if graph is None else _groups_at(graph, plan, size_error.node)
+            through = [name for name in through if name not in known]
             if not through:
                 raise size_error from None
             refused += [Unpruned(size_error.node, str(size_error), name) for name in through]
@@ -173,7 +174,6 @@ def rewrite_stage(work: Work) -> Work:
             continue
         StampPass(plan)(pruned)
         return replace(work, plan=plan, graph=graph, pruned=pruned)
-    raise size_error
 
 
 def certify_stage(work: Work) -> Work:

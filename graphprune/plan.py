@@ -1,8 +1,8 @@
 """The plan: the contract between deciding what leaves and making it leave.
 
-A plan names no ONNX or torch type: values, nodes and initializers are strings of the input file, and
-every index is in the numbering of the original. Whoever holds the original and a plan can rebuild the
-masked original or the pruned graph without graphprune (docs/plan-format.md).
+A plan names no ONNX or torch type: values, nodes and initializers are strings of the input file,
+and every index is in the numbering of the original. Whoever holds the original and a plan can
+rebuild the masked original or the pruned graph without graphprune (docs/plan-format.md).
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Cut:
         return np.take_along_axis(array, np.broadcast_to(index, target), axis=self.axis)
 
     def to_json(self) -> dict[str, Any]:
+        """One entry of the plan file; `kept` as (nested) lists."""
         data: dict[str, Any] = {"axis": self.axis, "size": self.size, "kept": self.kept.tolist()}
         if self.blocks:
             data["blocks"] = list(self.blocks)
@@ -70,6 +71,7 @@ class Cut:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cut:
+        """The inverse of `to_json`."""
         return cls(
             axis=int(data["axis"]),
             size=int(data["size"]),
@@ -167,6 +169,7 @@ class Plan:
     binding: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """The plan file as plain data (docs/plan-format.md)."""
         return {
             "format": FORMAT,
             "source_sha256": self.source_sha256,
@@ -207,9 +210,7 @@ class Plan:
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         """Raises UsageError when `data` is not a plan of a format that is understood."""
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            raise UsageError(
-                f"not a graphprune plan of format {FORMAT}: make one with --save-plan"
-            )
+            raise UsageError(f"not a graphprune plan of format {FORMAT}: make one with --save-plan")
         try:
             tensors: dict[str, list[Cut]] = {}
             for entry in data["tensors"]:
@@ -238,8 +239,7 @@ class Plan:
                     for use in data["initializers"]
                 ),
                 statistics_nodes={
-                    n: tuple(int(i) for i in a)
-                    for n, a in data.get("statistics_nodes", {}).items()
+                    n: tuple(int(i) for i in a) for n, a in data.get("statistics_nodes", {}).items()
                 },
                 unpruned=tuple(
                     Unpruned(u["node"], u["reason"], u.get("group", ""))
@@ -260,6 +260,7 @@ class Plan:
         return hashlib.sha256(self.dumps().encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
+        """Write the plan file. Raises UsageError where it cannot be written."""
         from graphprune.files import write_atomically
 
         write_atomically(Path(path), lambda f: f.write(self.dumps().encode()))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -63,7 +64,7 @@ class PrunePass(ir.passes.InPlacePass):
 class _Edits:
     """What the resize rules ask for: attributes, and operand contents at each binding."""
 
-    attributes: dict[ir.Node, dict[str, object]] = field(default_factory=dict)
+    attributes: dict[ir.Node, dict[str, Any]] = field(default_factory=dict)
     operands: dict[tuple[ir.Node, int], list[np.ndarray]] = field(default_factory=dict)
 
 
@@ -215,7 +216,7 @@ class _Rewrite:
         for value, cuts in self.cuts.items():
             if value.shape is None:
                 continue
-            entries = list(value.shape)
+            entries: list[int | ir.SymbolicDim | None] = list(value.shape)
             for cut in cuts:
                 entries[cut.axis] = None if cut.dynamic else cut.count
             value.shape = ir.Shape(entries)
@@ -226,7 +227,7 @@ def _sliced(original: ir.Value, cuts: tuple[Cut, ...]) -> ir.Value:
     assert tensor is not None
     shape = pruned_shape(tensor.shape.numpy(), cuts)
 
-    def load() -> ir.Tensor:
+    def load() -> ir.TensorProtocol:
         return ir.Tensor(np.ascontiguousarray(take(tensor.numpy(), cuts)), dtype=tensor.dtype)
 
     lazy = ir.LazyTensor(load, dtype=tensor.dtype, shape=ir.Shape(shape), name=original.name)
@@ -248,7 +249,7 @@ def _free_name(graph: ir.Graph, name: str) -> str:
     return candidate
 
 
-def _set_attributes(node: ir.Node, attributes: Mapping[str, object]) -> None:
+def _set_attributes(node: ir.Node, attributes: Mapping[str, Any]) -> None:
     for name, value in attributes.items():
         if value is None:
             node.attributes.pop(name, None)

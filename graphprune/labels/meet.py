@@ -1,9 +1,9 @@
 """The primitive that brings several tensors together in one iteration space.
 
-An elementwise op is a meet after broadcasting. A contraction (Conv, MatMul, Einsum) is a meet over all
-of its axes, followed by `Algebra.reduce`. A rule places its operands in the iteration space (size 1
-where an operand does not run over an axis) and gets back the factors of the result and, for weights,
-the labels that each of them adopted.
+An elementwise op is a meet after broadcasting. A contraction (Conv, MatMul, Einsum) is a meet over
+all of its axes, followed by `Algebra.reduce`. A rule places its operands in the iteration space
+(size 1 where an operand does not run over an axis) and gets back the factors of the result and, for
+weights, the labels that each of them adopted.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Met:
 
     @property
     def labels(self) -> Labels:
+        """The result as a tensor in the iteration space."""
         return Labels(self.shape, self.factors)
 
 
@@ -51,7 +52,7 @@ def meet(
         operands: Labels in the iteration space.
         contracted: Axes that the op sums over afterwards.
         create: Axes (index axes, then removal axis) along which a weight creates labels, if nothing
-            else runs there. None: every single axis on which only weights have a size (elementwise).
+            else runs there. None: every axis on which only weights have a size (elementwise).
         blocks: Overrides `Algebra.blocks` for this op.
     """
     blocks = alg.blocks if blocks is None else blocks

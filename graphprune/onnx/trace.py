@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 import graphprune.rules.onnx  # noqa: F401  (registers the rules)
 from graphprune.analysis.site import Link, Residual, Site, Statistic
-from graphprune.labels import Algebra
+from graphprune.labels import Algebra, Labels
 from graphprune.onnx.shapes import Shapes
 from graphprune.rules.context import Findings, OpContext, is_weight, node_name
 from graphprune.rules.registry import registry
@@ -68,9 +68,7 @@ def trace(
 
 
 class _Run:
-    def __init__(
-        self, model: ir.Model, shapes: Shapes, other: Shapes | None, alg: Algebra
-    ) -> None:
+    def __init__(self, model: ir.Model, shapes: Shapes, other: Shapes | None, alg: Algebra) -> None:
         self.other = other.dims if other is not None else None
         self.alg = alg
         self.found = Findings()
@@ -176,7 +174,7 @@ class _Run:
         )
         return Trace(self.alg, tuple(sites), statistics, residuals, tuple(links))
 
-    def _first(self, node: ir.Node):  # type: ignore[no-untyped-def]
+    def _first(self, node: ir.Node) -> Labels:
         value = node.inputs[0]
         assert value is not None
         return self.found.uses[node, 0] if is_weight(value) else self.found.states[value]

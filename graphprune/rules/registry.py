@@ -58,7 +58,9 @@ class Registry:
     def add(self, rule: OpRule) -> None:
         """Register; a rule of the same domain, op and since replaces the earlier one."""
         rules = self._rules.setdefault((rule.domain, rule.op), [])
-        rules[:] = sorted([r for r in rules if r.since != rule.since] + [rule], key=lambda r: r.since)
+        rules[:] = sorted(
+            [r for r in rules if r.since != rule.since] + [rule], key=lambda r: r.since
+        )
 
     def find(self, domain: str, op: str, version: int | None) -> OpRule | None:
         """The rule for an op in a model whose opset of `domain` is `version`."""

@@ -1,7 +1,7 @@
 """What a resize rule sees: the sizes of a node before and after pruning.
 
-A rule says what the attributes and size operands of its node become. It runs once for each binding of
-the dynamic dimensions; operands that come out differently stay dynamic (see `passes/prune.py`).
+A rule says what the attributes and size operands of its node become. It runs once for each binding
+of the dynamic dimensions; operands that come out differently stay dynamic (see `passes/prune.py`).
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ class Resize:
         self.operands: dict[int, np.ndarray] = {}
 
     def has(self, i: int) -> bool:
+        """Whether optional input i is given."""
         return i < len(self.node.inputs) and self.node.inputs[i] is not None
 
     def attr(self, name: str, default: Any = None) -> Any:
+        """Original value of an attribute, `default` where it is absent."""
         attribute = self.node.attributes.get(name)
         return default if attribute is None else attribute.value
 
@@ -67,29 +69,37 @@ class Resize:
         return tuple(self._use_cuts.get((self.node, i), ())) or tuple(self._cuts.get(value, ()))
 
     def cut(self, i: int, axis: int) -> Cut | None:
+        """The cut of one axis of input i."""
         return next((c for c in self.cuts(i) if c.axis == axis), None)
 
     def out_cuts(self, i: int = 0) -> tuple[Cut, ...]:
+        """Cuts of output i."""
         return tuple(self._cuts.get(self.node.outputs[i], ()))
 
     def out_cut(self, axis: int, i: int = 0) -> Cut | None:
+        """The cut of one axis of output i."""
         return next((c for c in self.out_cuts(i) if c.axis == axis), None)
 
     def old(self, i: int) -> tuple[int, ...]:
+        """Shape of input i in the original."""
         value = self.node.inputs[i]
         assert value is not None
         return self._dims[value]
 
     def new(self, i: int) -> tuple[int, ...]:
+        """Shape of input i after pruning."""
         return pruned_shape(self.old(i), self.cuts(i))
 
     def old_out(self, i: int = 0) -> tuple[int, ...]:
+        """Shape of output i in the original."""
         return self._dims[self.node.outputs[i]]
 
     def new_out(self, i: int = 0) -> tuple[int, ...]:
+        """Shape of output i after pruning."""
         return pruned_shape(self.old_out(i), self.out_cuts(i))
 
     def set_attr(self, name: str, value: Any) -> None:
+        """Attribute `name` becomes `value`; None removes it."""
         self.attributes[name] = value
 
     def set_operand(self, i: int, contents: np.ndarray) -> None:
