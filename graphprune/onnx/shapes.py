@@ -8,7 +8,7 @@ the file are ignored unless nothing better is known: they may be stale or contra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,18 +106,17 @@ def evaluate_sizes(
     for value, array in (values or {}).items():
         result[value] = array
         changed.add(value)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+    for node in _inner_first(model.graph):
         if not any(output in shapes.values for output in node.outputs):
             continue
         reads_dims = node.op_type in ("Shape", "Size")
         read = [v for v in node.inputs if v is not None]
+        if node.op_type == "If" and node.domain == "":
+            for name in ("then_branch", "else_branch"):
+                read.extend(node.attributes[name].value.outputs)
         if not any(v in changed or (reads_dims and v in dims) for v in read):
             continue
-        arrays = evaluate(
-            node,
-            [None if v is None else result.get(v) for v in node.inputs],
-            [None if v is None else dims.get(v, shapes.dims.get(v)) for v in node.inputs],
-        )
+        arrays = _evaluate(node, shapes, dims, result)
         for index, output in enumerate(node.outputs):
             if output not in shapes.values or output in (values or {}):
                 continue
@@ -128,3 +127,30 @@ def evaluate_sizes(
                 result[output] = arrays[index]
                 changed.add(output)
     return result
+
+
+def _evaluate(
+    node: ir.Node,
+    shapes: Shapes,
+    dims: Mapping[ir.Value, Dims],
+    known: Mapping[ir.Value, Array],
+) -> Sequence[Array] | None:
+    contents = [None if v is None else known.get(v) for v in node.inputs]
+    if node.op_type == "If" and node.domain == "":
+        if contents[0] is None:
+            return None
+        branch = "then_branch" if bool(contents[0].reshape(-1)[0]) else "else_branch"
+        chosen = [known.get(v) for v in node.attributes[branch].value.outputs]
+        arrays = [array for array in chosen if array is not None]
+        return arrays if len(arrays) == len(chosen) else None
+    sizes = [None if v is None else dims.get(v, shapes.dims.get(v)) for v in node.inputs]
+    return evaluate(node, contents, sizes)
+
+
+def _inner_first(graph: ir.Graph) -> Iterator[ir.Node]:
+    """All nodes in order, those of nested graphs before the node that holds them."""
+    for node in graph:
+        for attr in node.attributes.values():
+            if attr.type == ir.AttributeType.GRAPH:
+                yield from _inner_first(attr.value)
+        yield node

@@ -300,3 +300,23 @@ def test_evaluate_sizes_leaves_out_what_no_longer_works() -> None:
     assert after[value["c"]].shape == (4, 3)
     assert value["y"] in shapes.values
     assert value["y"] not in after
+
+
+def test_evaluate_sizes_follows_branches() -> None:
+    graph = model(
+        """g (float[N, C] x) => (float y)
+        <int64[1] eight = {8}, int64 zero = {0}>
+        { s = Shape <start = 1> (x)
+          b = Less (s, eight)
+          k = Squeeze (b)
+          t = If (k) <
+              then_branch = t () => (int64[1] a) { a = Add (s, s) },
+              else_branch = e () => (int64[1] b2) { b2 = Identity (s) }
+          >
+          y = ConstantOfShape (t) }"""
+    )
+    shapes = infer_shapes(graph, {"N": 2, "C": 10})
+    value = {v.name: v for v in shapes.dims}
+    assert shapes.values[value["t"]].tolist() == [10]
+    assert evaluate_sizes(graph, shapes, {value["x"]: (2, 9)})[value["t"]].tolist() == [9]
+    assert evaluate_sizes(graph, shapes, {value["x"]: (2, 3)})[value["t"]].tolist() == [6]
