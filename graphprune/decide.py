@@ -138,7 +138,8 @@ def _with_dims(
         progress,
         refused,
     )
-    return compose(plan, replace(inside, unpruned=()))
+    named = [replace(g, name=f"{g.name}/dims") for g in inside.groups]
+    return compose(plan, replace(inside, groups=tuple(named), unpruned=()))
 
 
 def initializers_of(model: ir.Model) -> dict[str, ir.Value]:

@@ -253,7 +253,7 @@ def _kind(hint: str | None, members: Sequence[Member], joined: bool) -> str:
 
 def _name(members: Sequence[Member]) -> str:
     lead = next((m.site for m in members if m.site.is_weight), members[0].site)
-    return lead.node
+    return lead.owner or lead.node
 
 
 def _unique(name: str, names: dict[str, int]) -> str:

@@ -23,6 +23,7 @@ class Site:
         strong: An initializer that holds weights (floating point or quantised): only classes that
             run through one may leave.
         order: Position of `node` in the graph.
+        owner: What the user calls the layer, e.g. the path of a torch module; empty if unknown.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Site:
     dynamic: frozenset[int]
     strong: bool
     order: int
+    owner: str = ""
 
     @property
     def is_weight(self) -> bool:

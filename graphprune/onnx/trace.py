@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -137,6 +138,7 @@ class _Run:
                             frozenset(),
                             value.dtype in _STRONG,
                             order,
+                            owner(node, value),
                         )
                     )
                     reads.append(value.name or "")
@@ -178,6 +180,19 @@ class _Run:
         value = node.inputs[0]
         assert value is not None
         return self.found.uses[node, 0] if is_weight(value) else self.found.states[value]
+
+
+def owner(node: ir.Node, value: ir.Value) -> str:
+    """What the user calls the layer that a weight belongs to.
+
+    The path of its torch module where the exporter noted it; else the name of the initializer up to
+    its last dot, where that is a path; else nothing.
+    """
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
+    if len(scopes) > 1 and scopes[-2]:
+        return str(scopes[-2])
+    path, dot, _ = (value.name or "").rpartition(".")
+    return path if dot else ""
 
 
 def _dynamic(value: ir.Value, shape: tuple[int, ...], other: Shapes | None) -> frozenset[int]:

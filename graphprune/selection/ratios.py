@@ -36,11 +36,13 @@ class Policy:
 
 
 def matches(group: Group, glob: str) -> bool:
-    """Whether a glob names the group, or a node, tensor or initializer it runs through."""
+    """Whether a glob names the group, or a layer, node, tensor or initializer it runs through."""
     if fnmatchcase(group.name, glob):
         return True
     return any(
-        fnmatchcase(m.site.name, glob) or fnmatchcase(m.site.node, glob) for m in group.members
+        fnmatchcase(name, glob)
+        for m in group.members
+        for name in (m.site.name, m.site.node, m.site.owner)
     )
 
 
