@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
     from graphprune.passes.fold_initializers import FoldInitializersPass
+    from graphprune.passes.gather_channel_shuffles import GatherChannelShufflesPass
     from graphprune.passes.prune import PrunePass
     from graphprune.passes.stamp import StampPass
 
 _WHERE = {
     "DropIdentityGathersPass": "drop_identity_gathers",
     "FoldInitializersPass": "fold_initializers",
+    "GatherChannelShufflesPass": "gather_channel_shuffles",
     "PrunePass": "prune",
     "StampPass": "stamp",
 }
-__all__ = ["DropIdentityGathersPass", "FoldInitializersPass", "PrunePass", "StampPass"]
+__all__ = [
+    "DropIdentityGathersPass",
+    "FoldInitializersPass",
+    "GatherChannelShufflesPass",
+    "PrunePass",
+    "StampPass",
+]
 
 
 def __getattr__(name: str) -> Any:

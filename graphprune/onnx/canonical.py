@@ -17,9 +17,11 @@ def canonicalise(model: ir.Model) -> ir.Model:
     from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
     from graphprune.passes.drop_zero_states import DropZeroStatesPass
     from graphprune.passes.fold_initializers import FoldInitializersPass
+    from graphprune.passes.gather_channel_shuffles import GatherChannelShufflesPass
 
     copy = model.clone()
     FoldInitializersPass()(copy)
     DropIdentityGathersPass()(copy)
+    GatherChannelShufflesPass()(copy)
     DropZeroStatesPass()(copy)
     return copy
