@@ -125,16 +125,18 @@ def compare_latency(
     """
     from graphprune.onnx.runtime import Session
 
-    session_a = Session(a, threads=threads, provider=provider)
-    session_b = Session(b, threads=threads, provider=provider)
     inputs_a = dict(feeds_a)
     inputs_b = inputs_a if feeds_b is None else dict(feeds_b)
-    samples = interleave(
-        lambda: session_a.run(inputs_a),
-        lambda: session_b.run(inputs_b),
-        seconds_budget,
-        progress=progress,
-    )
+    with (
+        Session(a, threads=threads, provider=provider) as session_a,
+        Session(b, threads=threads, provider=provider) as session_b,
+    ):
+        samples = interleave(
+            lambda: session_a.run(inputs_a),
+            lambda: session_b.run(inputs_b),
+            seconds_budget,
+            progress=progress,
+        )
     return judge(samples, threads, provider)
 
 
@@ -151,15 +153,15 @@ def time_model(
     """
     from graphprune.onnx.runtime import Session
 
-    session = Session(model, threads=threads, provider=provider)
     inputs = dict(feeds)
-    _warm_up(lambda: session.run(inputs), perf_counter)
-    end = perf_counter() + seconds_budget
     times: list[float] = []
-    while len(times) < LEAST or (perf_counter() < end and len(times) < 1000):
-        start = perf_counter()
-        session.run(inputs)
-        times.append(perf_counter() - start)
+    with Session(model, threads=threads, provider=provider) as session:
+        _warm_up(lambda: session.run(inputs), perf_counter)
+        end = perf_counter() + seconds_budget
+        while len(times) < LEAST or (perf_counter() < end and len(times) < 1000):
+            start = perf_counter()
+            session.run(inputs)
+            times.append(perf_counter() - start)
     return _timing(times)
 
 

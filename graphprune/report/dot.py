@@ -15,7 +15,9 @@ def to_dot(graph: nx.Graph[Any], name: str = "dependencies") -> str:
     """Graphviz text of `graph`, nodes and edges in the graph's own order.
 
     A node shows its `label` or itself, an edge its `label` or, without one, its `node` (the op that
-    couples). Nodes of one `group` share a cluster. Other attributes that Graphviz knows are kept.
+    couples). Nodes of one `group` share a cluster; of nodes with a `kind`, weights are filled and
+    those without a group grey, because nothing of them can leave. Other attributes that Graphviz
+    knows are kept.
     """
     directed = graph.is_directed()
     lines = [f"{'digraph' if directed else 'graph'} {_quoted(name)} {{"]
@@ -24,7 +26,7 @@ def to_dot(graph: nx.Graph[Any], name: str = "dependencies") -> str:
     numbers = {node: f"n{i}" for i, node in enumerate(graph.nodes)}
     clusters: dict[str, list[str]] = {}
     for node, data in graph.nodes(data=True):
-        shown = {"label": str(node), **_known(data)}
+        shown = {"label": str(node), **_style(data), **_known(data)}
         clusters.setdefault(str(data.get("group") or ""), []).append(
             f"{numbers[node]} [{_attributes(shown)}];"
         )
@@ -43,6 +45,16 @@ def to_dot(graph: nx.Graph[Any], name: str = "dependencies") -> str:
         extra = f" [{_attributes(shown)}]" if shown else ""
         lines.append(f"  {numbers[a]} {arrow} {numbers[b]}{extra};")
     return "\n".join([*lines, "}", ""])
+
+
+def _style(data: Mapping[str, Any]) -> dict[str, str]:
+    style = {}
+    if data.get("kind") == "weight":
+        style = {"style": "filled", "fillcolor": "lightsteelblue"}
+    if "kind" in data and not data.get("group"):
+        style["color"] = "grey"
+        style["fontcolor"] = "grey40"
+    return style
 
 
 def _known(data: Mapping[str, Any]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 from cli_stand_ins import mlp
+
+import graphprune.pipeline
 
 
 @pytest.fixture
@@ -32,19 +33,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], 
             calls.append(types.SimpleNamespace(model=model, options=options, **rest))
             return action()
 
-        import graphprune.pipeline
-
-        monkeypatch.setattr(graphprune.pipeline, "compile", compile, raising=False)
+        monkeypatch.setattr(graphprune.pipeline, "compile", compile)
         return calls
 
-    if "graphprune.pipeline" not in sys.modules:
-        try:
-            import graphprune.pipeline
-        except ImportError:
-            import graphprune
-
-            stand_in = types.ModuleType("graphprune.pipeline")
-            stand_in.Options = types.SimpleNamespace
-            monkeypatch.setitem(sys.modules, "graphprune.pipeline", stand_in)
-            monkeypatch.setattr(graphprune, "pipeline", stand_in, raising=False)
     return replace

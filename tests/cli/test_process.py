@@ -17,16 +17,10 @@ HERE = Path(__file__).parent
 
 # The real program with a pipeline that takes as long as the test wants.
 PROGRAM = """
-import sys, time, types, pathlib
+import pathlib, sys, time
 sys.path.insert(0, {here!r})
 import cli_stand_ins
-try:
-    import graphprune.pipeline as pipeline
-except ImportError:
-    import graphprune
-    pipeline = types.ModuleType("graphprune.pipeline")
-    pipeline.Options = types.SimpleNamespace
-    sys.modules["graphprune.pipeline"] = graphprune.pipeline = pipeline
+import graphprune.pipeline as pipeline
 
 def wait():
     pathlib.Path({ready!r}).touch()

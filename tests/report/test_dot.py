@@ -37,3 +37,12 @@ def test_directed_graphs_have_arrows_and_text_is_stable():
     directed = nx.DiGraph([("a", "b")])
     assert "n0 -> n1;" in to_dot(directed, "d")
     assert to_dot(graph()) == to_dot(graph())
+
+
+def test_weights_and_what_stays_look_different():
+    made = nx.Graph()
+    made.add_node("w", kind="weight", group="g")
+    made.add_node("x", kind="activation", group="")
+    text = to_dot(made)
+    assert 'n0 [label="w", style="filled", fillcolor="lightsteelblue"];' in text
+    assert 'n1 [label="x", color="grey", fontcolor="grey40"];' in text
