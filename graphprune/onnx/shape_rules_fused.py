@@ -158,6 +158,7 @@ def _multi_head_attention(x: NodeInputs) -> Sequence[Typed | None]:
         (dtype, (batch, sequence, heads * head_v)),
         (dtype, (batch, heads, total, head_q)),
         (dtype, (batch, heads, total, head_v)),
+        (dtype, (batch, heads, sequence, total)),
     )
 
 
@@ -170,7 +171,8 @@ def _group_query_attention(x: NodeInputs) -> Sequence[Typed | None]:
     length = past[2] if past else 0
     present = max(length, int(total.reshape(-1)[0])) if total is not None else length + sequence
     cache: Typed = (x.dtype(3) or x.dtype(0), (batch, kv_heads, present, head))
-    return outputs(x, (x.dtype(0), (batch, sequence, heads * head)), cache, cache)
+    scores: Typed = (x.dtype(0), (batch, heads, sequence, present))
+    return outputs(x, (x.dtype(0), (batch, sequence, heads * head)), cache, cache, scores)
 
 
 # --- convolution layouts --------------------------------------------------------------------------
@@ -184,6 +186,14 @@ def _quantized_global_pool(x: NodeInputs) -> Sequence[Typed | None]:
     return [(x.dtype(0), pooled)]
 
 
+@rule("QGemm", domain=MS)
+def _quantized_gemm(x: NodeInputs) -> Sequence[Typed | None]:
+    """A and B at inputs 0 and 3; the result is floating where no scale for it is given."""
+    a, b = x.shape(0), x.shape(3)
+    rows, columns = a[1 if x.attr("transA", 0) else 0], b[0 if x.attr("transB", 0) else 1]
+    return [(x.dtype(8) if x.has(8) else x.dtype(1), (rows, columns))]
+
+
 @rule("QLinearConcat", domain=MS)
 def _quantized_concat(x: NodeInputs) -> Sequence[Typed | None]:
     shapes = [x.shape(i) for i in range(2, len(x.node.inputs), 3)]
@@ -194,7 +204,7 @@ def _quantized_concat(x: NodeInputs) -> Sequence[Typed | None]:
 
 ALIASES: dict[tuple[str, str], str] = {
     (MS, "FusedConv"): "Conv",
-    (MS, "QLinearAveragePool"): "AveragePool",
+    (MS, "QLinearAveragePool"): "MaxPool",  # AveragePool takes no integers
     (MS, "GatherND"): "GatherND",
     (MS, "Pad"): "Pad",
     (MS, "Range"): "Range",

@@ -183,7 +183,7 @@ class _Subject:
         tally.tensors += 1
         if not kept.size:
             return
-        if kept.dtype.kind not in "fV" and kept.dtype.kind != "f":
+        if kept.dtype.kind != "f":
             wrong = float((kept != result).mean())
             if wrong > 0 and not _rounding(kept, result):
                 raise AuditError(f"'{name}': {wrong:.0%} of its entries differ")
@@ -222,11 +222,12 @@ def _plain_twin(model: ir.Model, plan: Plan, shapes: Shapes) -> ir.Model:
 
 
 def _rounding(a: Array, b: Array) -> bool:
-    """Quantised values on the edge between two steps: at most one step, at few places."""
-    if a.dtype.kind not in "iu" or a.dtype.itemsize > 1:
+    """Quantised values on the edge between two steps: a step or two apart, at few places."""
+    if a.dtype.kind not in "iu":
         return False
     off = np.abs(a.astype(np.int64) - b.astype(np.int64))
-    return bool(off.max() <= 1 and (off > 0).mean() < 0.02)
+    allowed = 3 if a.dtype.itemsize == 1 else 0.01 * float(np.abs(a.astype(np.int64)).max())
+    return bool(off.max() <= allowed and (off > 0).mean() < 0.02)
 
 
 def _differ(a: Array, b: Array) -> bool:
