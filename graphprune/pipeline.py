@@ -24,7 +24,6 @@ from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.load import Loaded, load
 from graphprune.onnx.shapes import Shapes, default_bindings, infer_shapes
 from graphprune.options import Options
-from graphprune.passes.sizes import SizeError
 from graphprune.plan import Plan, Unpruned
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ __all__ = ["Options", "Result", "analyse", "compile", "verify"]
 
 Progress = Callable[..., None]
 
+_COARSER = (32, 64)
 RUN_LIMIT = 1 << 30
 """Models with more bytes of weights are not run as a whole: onnxruntime would hold all of them."""
 
@@ -142,38 +142,22 @@ def decide_stage(work: Work) -> Work:
 def rewrite_stage(work: Work) -> Work:
     """Emit the smaller graph. A group whose sizes cannot be followed is left, with the reason."""
     from graphprune.decide import decide
-    from graphprune.passes.prune import PrunePass
     from graphprune.passes.stamp import StampPass
+    from graphprune.rewrite import rewrite
 
     assert work.loaded is not None
-    refused: list[Unpruned] = []
-    plan, graph = work.known_plan, work.graph
-    while True:
-        _require_something(plan, work.options)
-        pruned = work.known_model.clone()
-        try:
-            PrunePass(plan, [s.binding for s in work.known_shapes])(pruned)
-        except ir.passes.PassError as error:
-            size_error = _cause(error, SizeError)
-            if size_error is None:
-                raise (error.__cause__ or error) from None
-            known = {u.group for u in refused}
-            through = [] if graph is None else _groups_at(graph, plan, size_error.node)
-            through = [name for name in through if name not in known]
-            if not through:
-                raise size_error from None
-            refused += [Unpruned(size_error.node, str(size_error), name) for name in through]
-            plan, graph = decide(
-                work.known_model,
-                work.known_shapes,
-                work.options,
-                work.loaded.sha256,
-                work.progress,
-                refused,
-            )
-            continue
-        StampPass(plan)(pruned)
-        return replace(work, plan=plan, graph=graph, pruned=pruned)
+    sha256 = work.loaded.sha256
+
+    def again(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
+        return decide(
+            work.known_model, work.known_shapes, work.options, sha256, work.progress, refused
+        )
+
+    bindings = [s.binding for s in work.known_shapes]
+    plan, graph, pruned = rewrite(work.known_model, bindings, work.known_plan, work.graph, again)
+    _require_something(plan, work.options)
+    StampPass(plan)(pruned)
+    return replace(work, plan=plan, graph=graph, pruned=pruned)
 
 
 def certify_stage(work: Work) -> Work:
@@ -199,25 +183,52 @@ def certify_stage(work: Work) -> Work:
 
 
 def measure_stage(work: Work) -> Work:
-    """Time both models; a slower one is an error unless it is allowed."""
-    options = work.options
-    if not options.bench or work.timed is None:
+    """Time both models. Where the result is slower, try coarser widths; else it is an error."""
+    if not work.options.bench or work.timed is None:
         return work
+    first = found = _timed(work)
+    fixed = work.given is not None or work.options.align != "auto"
+    for grid in () if fixed else _COARSER:
+        if not _slower(found):
+            return found
+        note = f"slower on the default grid, so widths are multiples of {grid}"
+        again = replace(
+            work,
+            options=replace(work.options, align=grid),
+            warnings=(*work.warnings, note),
+        )
+        try:
+            for stage in (decide_stage, rewrite_stage, certify_stage):
+                again = stage(again)
+        except NothingGainedError:  # nothing is on that grid
+            break
+        found = _timed(again)
+    if not _slower(found):
+        return found
+    assert first.latency is not None
+    raise NothingGainedError(
+        f"the pruned model is slower than the original ({first.latency.ratio:.2f}x at "
+        f"{work.options.threads} thread(s)): keep less, use --align auto, or pass --allow-slower"
+    )
+
+
+def _slower(work: Work) -> bool:
+    assert work.latency is not None
+    return work.latency.verdict == "slower" and not work.options.allow_slower
+
+
+def _timed(work: Work) -> Work:
     from graphprune.measure.latency import compare_latency
 
+    assert work.timed is not None
     latency = compare_latency(
         work.known_model,
         work.result,
         work.timed.feeds,
-        threads=options.threads,
-        provider=options.provider,
+        threads=work.options.threads,
+        provider=work.options.provider,
         progress=lambda share: work.progress("measure", share),
     )
-    if latency.verdict == "slower" and not options.allow_slower:
-        raise NothingGainedError(
-            f"the pruned model is slower than the original ({latency.ratio:.2f}x at "
-            f"{latency.threads} thread(s)): keep less, use --align auto, or pass --allow-slower"
-        )
     return replace(work, latency=latency)
 
 
@@ -386,22 +397,3 @@ def _require_something(plan: Plan, options: Options) -> None:
         return
     reasons = "; ".join(f"{u.node}: {u.reason}" for u in plan.unpruned[:3])
     raise NothingGainedError(f"no group could be pruned ({reasons or 'the model has no weights'})")
-
-
-def _cause(error: BaseException | None, kind: type[SizeError]) -> SizeError | None:
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = error.__cause__
-    return None
-
-
-def _groups_at(graph: DependencyGraph, plan: Plan, node: str) -> list[str]:
-    """Groups of the plan that run through what a node reads or writes."""
-    cut = {g.name for g in plan.groups}
-    near = {t for x in graph.links if x.node == node for t in (*x.reads, *x.writes)}
-    return [
-        g.name
-        for g in graph.groups
-        if g.name in cut and any(m.site.node == node or m.site.name in near for m in g.members)
-    ]
