@@ -4,5 +4,6 @@ It consumes the original, the pruned graph and the plan, never the analysis or t
 """
 
 from graphprune.certify.certificate import Certificate, certify, require
+from graphprune.certify.drift import Drift, compare_io
 
-__all__ = ["Certificate", "certify", "require"]
+__all__ = ["Certificate", "Drift", "certify", "compare_io", "require"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from graphprune.certify.graphs import all_graphs
+from graphprune.certify.graphs import all_graphs, downstream
 from graphprune.certify.numeric import Binding, Findings, compare_graphs
 from graphprune.certify.structural import Structure, check_structure
 from graphprune.certify.twin import TwinError
@@ -201,13 +201,15 @@ def _weak(original: ir.Model, plan: Plan, findings: Findings) -> tuple[str, ...]
     if not plan.tensors and not plan.initializers:
         weak.append("the plan removes nothing")
     dead = {n: why for n, why in tally.lifeless.items() if n not in tally.alive}
-    outputs = [v.name or "" for v in original.graph.outputs]
+    affected = downstream(original.graph, plan.tensors, {u.node for u in plan.initializers})
+    outputs = [v.name or "" for v in original.graph.outputs if v.name in affected]
     weak += [f"output '{name}' is {dead[name]}: no evidence" for name in outputs if name in dead]
     cut = [f"'{n}' ({why})" for n, why in sorted(dead.items()) if n in plan.tensors]
     if cut:
-        weak.append(f"{len(cut)} cut tensors vary too little to prove anything: {_some(cut)}")
+        weak.append(f"{_count(cut)} cut, too constant to prove anything: {_some(cut)}")
     if findings.probe is not None and plan.tensors:
-        small = {n: c for n, c in findings.probe.moved.items() if c < _LITTLE}
+        moved = findings.probe.moved
+        small = {n: moved[n] for n in outputs if moved.get(n, 1.0) < _LITTLE}
         weak += [
             f"what was removed changes output '{name}' by {change:.2g} of its largest magnitude "
             "only: the evidence is in the tensors before it"
@@ -215,23 +217,25 @@ def _weak(original: ir.Model, plan: Plan, findings: Findings) -> tuple[str, ...]
         ]
         silent = [f"'{n}'" for n in sorted(findings.probe.silent)]
         if silent:
-            weak.append(
-                f"what was removed of {len(silent)} tensors was zero already: {_some(silent)}"
-            )
+            weak.append(f"what was removed of {_count(silent)} was zero already: {_some(silent)}")
     weak += [
         f"{node} was checked on the original's values: {why}" for node, why in tally.rounded.items()
     ]
-    for names, what in (
-        (
-            findings.skipped,
-            "tensors are cut along a dynamic axis, compared at the plan's sizes only",
-        ),
-        (tally.not_finite, "tensors hold NaN or Inf, in the original too"),
-    ):
-        if names:
-            weak.append(f"{len(names)} {what}: {_some([repr(n) for n in sorted(names)])}")
+    if findings.skipped:
+        names = [f"'{n}'" for n in findings.skipped]
+        weak.append(
+            f"{_count(names)} cut along a dynamic axis, compared at the plan's sizes only: "
+            f"{_some(names)}"
+        )
+    if tally.not_finite:
+        names = [f"'{n}'" for n in sorted(tally.not_finite)]
+        weak.append(f"{_count(names)} with NaN or Inf, in the original too: {_some(names)}")
     weak += [f"the original does not run at {text}" for text in findings.refused]
     return tuple(weak)
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) != 1)}"
 
 
 def _some(names: Sequence[str]) -> str:

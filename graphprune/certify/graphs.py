@@ -5,7 +5,7 @@ Names are all that original, plan and pruned graph share, so they are resolved h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -135,6 +135,17 @@ def _outer_first(graph: ir.Graph) -> Iterator[ir.Node]:
         yield node
         for body in subgraphs(node):
             yield from _outer_first(body)
+
+
+def downstream(graph: ir.Graph, names: Collection[str], keys: Collection[str]) -> set[str]:
+    """Names of activations that depend on the values `names` or on nodes called `keys`."""
+    found = set(names)
+    for node in graph:
+        inside = [inner for body in subgraphs(node) for inner in all_nodes(body)]
+        own = {v.name for v in reads(node)} | {v.name for n in inside for v in n.outputs}
+        if own & found or any(node_key(n) in keys for n in (node, *inside)):
+            found.update(v.name for v in node.outputs if v.name)
+    return found
 
 
 def is_random(node: ir.Node) -> bool:

@@ -36,10 +36,10 @@ class Tally:
             self.outputs[name] = found
         if found.not_finite:
             self.not_finite.add(name)
-        if found.lifeless:
-            self.lifeless.setdefault(name, found.lifeless)
-        else:
+        if not found.lifeless:
             self.alive.add(name)
+        elif is_output or not found.exact:  # a flag that is never raised is no surprise
+            self.lifeless.setdefault(name, found.lifeless)
 
     def add(self, other: Tally) -> None:
         """Take in the findings of another run."""
