@@ -96,9 +96,11 @@ class _Rewrite:
 
     def _find_names(self) -> None:
         values: dict[str, ir.Value] = {}
-        nodes: dict[str, ir.Node] = {}
+        nodes: dict[tuple[str, int, str], ir.Node] = {}
         for node in _all_nodes(self.model):
-            nodes.setdefault(node_name(node), node)
+            for i, read in enumerate(node.inputs):
+                if read is not None and is_weight(read):
+                    nodes.setdefault((node_name(node), i, read.name or ""), node)
             for value in node.outputs:
                 if value.name:
                     values[value.name] = value
@@ -111,9 +113,12 @@ class _Rewrite:
                 raise UsageError(f"the plan cuts '{name}', which this model does not have")
             self.cuts[values[name]] = cuts
         for use in self.plan.initializers:
-            node_found = nodes.get(use.node)
-            if node_found is None or use.input >= len(node_found.inputs):
-                raise UsageError(f"the plan cuts an input of '{use.node}', which is not there")
+            node_found = nodes.get((use.node, use.input, use.initializer))
+            if node_found is None:
+                raise UsageError(
+                    f"the plan cuts '{use.initializer}' where '{use.node}' reads it, which this "
+                    "model does not do"
+                )
             self.uses[node_found, use.input] = use.cuts
 
     def _pruned_dims(self, shapes: Shapes) -> dict[ir.Value, tuple[int, ...]]:
@@ -135,7 +140,13 @@ class _Rewrite:
             found = []
             for shapes in self.shapes:
                 resize = Resize(
-                    node, shapes.dims, shapes.values, self.cuts, self.uses, version or 1
+                    node,
+                    shapes.dims,
+                    shapes.values,
+                    self.cuts,
+                    self.uses,
+                    version or 1,
+                    self.plan.statistics_nodes.get(node_name(node), ()),
                 )
                 rule.resize(resize)
                 found.append(resize)
@@ -146,9 +157,10 @@ class _Rewrite:
         return edits
 
     def _touched(self, node: ir.Node) -> bool:
-        """Whether a tensor the node reads or writes gets shorter."""
+        """Whether a tensor the node reads or writes gets shorter, or what it is a mean of."""
         return (
-            any(v in self.cuts for v in node.inputs if v is not None)
+            node_name(node) in self.plan.statistics_nodes
+            or any(v in self.cuts for v in node.inputs if v is not None)
             or any(v in self.cuts for v in node.outputs)
             or any((node, i) in self.uses for i in range(len(node.inputs)))
         )

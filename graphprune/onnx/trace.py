@@ -12,6 +12,7 @@ from graphprune.analysis.site import Link, Residual, Site, Statistic
 from graphprune.labels import Algebra, Labels
 from graphprune.onnx.shapes import Shapes
 from graphprune.rules.context import Findings, OpContext, is_weight, node_name
+from graphprune.rules.onnx.mean import summed
 from graphprune.rules.registry import registry
 
 _STRONG = {
@@ -60,6 +61,7 @@ def trace(
     """
     run = _Run(model, shapes, other, Algebra(blocks=blocks, grid=grid))
     run.graph(model.graph)
+    run.pin_ambiguous()
     for value in model.graph.outputs:
         run.alg.space.node = value.name or ""
         state = run.found.states.get(value)
@@ -106,14 +108,33 @@ class _Run:
         self.alg.space.node = node_name(node)
 
     def _pin_known(self, node: ir.Node, reason: str) -> None:
-        values = [*node.inputs]
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                values.extend(v for n in attribute.as_graph() for v in n.inputs)
-        for value in values:
+        for value in [*node.inputs, *captured(node)]:
             state = self.found.states.get(value) if value is not None else None
             if state is not None:
                 self.alg.pin(state.factors, reason)
+
+    def pin_ambiguous(self) -> None:
+        """A plan names values and nodes: what shares its name with another must stay whole."""
+        values: dict[str, list[ir.Value]] = {}
+        for value in self.found.states:
+            values.setdefault(value.name or "", []).append(value)
+        for name, found in values.items():
+            if len(found) > 1:
+                self.alg.space.node = name
+                for value in found:
+                    factors = self.found.states[value].factors
+                    self.alg.pin(factors, f"two tensors are called '{name}'")
+        uses: dict[tuple[str, int, str], list[tuple[ir.Node, int]]] = {}
+        for node, i in self.found.uses:
+            value = node.inputs[i]
+            assert value is not None
+            uses.setdefault((node_name(node), i, value.name or ""), []).append((node, i))
+        for (name, _, initializer), alike in uses.items():
+            if len(alike) > 1:
+                self.alg.space.node = name
+                for use in alike:
+                    reason = f"two nodes called '{name}' read '{initializer}'"
+                    self.alg.pin(self.found.uses[use].factors, reason)
 
     def result(self, shapes: Shapes, other: Shapes | None) -> Trace:
         sites: list[Site] = []
@@ -145,7 +166,7 @@ class _Run:
                 elif value in states and states[value].factors:
                     reads.append(value.name or "")
             writes = []
-            for value in node.outputs:
+            for value in [*body_inputs(node), *node.outputs]:
                 state = states.get(value)
                 if state is None or not state.factors:
                     continue
@@ -177,6 +198,9 @@ class _Run:
         return Trace(self.alg, tuple(sites), statistics, residuals, tuple(links))
 
     def _first(self, node: ir.Node) -> Labels:
+        """Labels of what a node takes statistics of."""
+        total = summed(node)
+        node = node if total is None else total[0]
         value = node.inputs[0]
         assert value is not None
         return self.found.uses[node, 0] if is_weight(value) else self.found.states[value]
@@ -193,6 +217,25 @@ def owner(node: ir.Node, value: ir.Value) -> str:
         return str(scopes[-2])
     path, dot, _ = (value.name or "").rpartition(".")
     return path if dot else ""
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """Everything that is read in the bodies of a node, and what they give back."""
+    found: list[ir.Value] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graph = attribute.as_graph()
+            for inner in graph:
+                found.extend(v for v in inner.inputs if v is not None)
+                found.extend(captured(inner))
+            found.extend(graph.outputs)
+    return found
+
+
+def body_inputs(node: ir.Node) -> list[ir.Value]:
+    """Inputs of the bodies of a Loop or Scan: no node makes them, yet they carry labels."""
+    graphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    return [value for graph in graphs for value in graph.inputs]
 
 
 def _dynamic(value: ir.Value, shape: tuple[int, ...], other: Shapes | None) -> frozenset[int]:

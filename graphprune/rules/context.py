@@ -46,6 +46,11 @@ class OpContext:
         self._other = other or {}
         self.run_graph = run
 
+    def beside(self, node: ir.Node) -> OpContext:
+        """The same as another node of the graph sees it."""
+        tables = self._dims, self._values, self.run_graph, self._other
+        return OpContext(node, self.alg, self.found, *tables)
+
     # -- the node -------------------------------------------------------------------------------
 
     @property
@@ -72,6 +77,10 @@ class OpContext:
         assert value is not None
         other = self._other.get(value)
         return other is not None and other[axis] != self._dims[value][axis]
+
+    def dims(self, value: ir.Value) -> tuple[int, ...] | None:
+        """Concrete shape of any value, of a body's too; None where it is not known."""
+        return self._dims.get(value)
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
         return self._dims[self.node.outputs[i]]
