@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,11 +17,23 @@ from graphprune.onnx.costs import mac_function
 from graphprune.onnx.shapes import Shapes, infer_shapes
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
+from graphprune.rewrite import rewrite
 from graphprune.selection.cost import CostModel
 from graphprune.selection.ratios import Policy
 from graphprune.selection.select import Budget, select
 
 Progress = Callable[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What a plan is made for."""
+
+    model: ir.Model
+    shapes: Sequence[Shapes]
+    options: Options
+    sha256: str
+    progress: Progress
 
 
 def decide(
@@ -43,10 +55,11 @@ def decide(
         refused: Groups that turned out impossible to rewrite, to be left.
 
     Raises:
-        UsageError: Unknown criterion.
+        UsageError: Unknown criterion, or a glob that names nothing in the model.
         UnreachableTargetError: The budget cannot be met.
     """
     progress("analyse")
+    subject = _Subject(model, shapes, options, source_sha256, progress)
     grid = 16 if options.align == "auto" else int(options.align)
     graph = analyse_graph(model, shapes[0], shapes[1], grid=grid)
     budget = Budget(options.channels, options.params, options.macs)
@@ -57,25 +70,27 @@ def decide(
         residual=options.residual,
         heads=options.heads,
     )
-    plan = _plan(model, graph, shapes, options, budget, policy, source_sha256, progress, refused)
+
+    def outer(more: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
+        return _plan(subject, graph, budget, policy, [*refused, *more]), graph
+
+    plan, _ = outer(())
     if options.head_dims is None:
         return plan, graph
-    inside = Policy(only=options.only, exclude=options.exclude, head_dims=options.head_dims)
-    return _with_dims(model, plan, shapes, options, inside, progress, refused), graph
+    bindings = [s.binding for s in shapes]
+    plan, _, smaller = rewrite(model, bindings, plan, graph, outer)
+    return compose(plan, _dims(replace(subject, model=smaller))), graph
 
 
 def _plan(
-    model: ir.Model,
+    subject: _Subject,
     graph: DependencyGraph,
-    shapes: Sequence[Shapes],
-    options: Options,
     budget: Budget,
     policy: Policy,
-    source_sha256: str,
-    progress: Progress,
     refused: Sequence[Unpruned],
 ) -> Plan:
-    progress("select")
+    model, shapes, options = subject.model, subject.shapes, subject.options
+    subject.progress("select")
     initializers = initializers_of(model)
 
     def weight(name: str) -> np.ndarray:
@@ -86,60 +101,49 @@ def _plan(
     def cost() -> CostModel:
         return CostModel(graph, mac_function(model, shapes[0]), count_parameters(model))
 
-    names = {u.group for u in refused}
     selection = select(
         graph,
         weight,
         budget,
-        replace(policy, exclude=(*policy.exclude, *(n for n in names if n in graph.by_name))),
+        replace(policy, leave=policy.leave | {u.group for u in refused}),
         cost,
         criterion=options.criterion,
         scope=options.scope,
         align=options.align,
         seed=options.seed,
     )
-    left = [u for u in selection.left if u.group not in names]
     return plan_from_removed(
         graph,
         selection.removed,
-        source_sha256=source_sha256,
+        source_sha256=subject.sha256,
         choices=selection.choices,
-        unpruned=[*graph.unpruned, *left, *refused],
+        unpruned=[*graph.unpruned, *selection.left, *refused],
         binding=shapes[0].binding,
     )
 
 
-def _with_dims(
-    model: ir.Model,
-    plan: Plan,
-    shapes: Sequence[Shapes],
-    options: Options,
-    policy: Policy,
-    progress: Progress,
-    refused: Sequence[Unpruned],
-) -> Plan:
-    """Prune dims inside the heads that `plan` keeps; the result composes both."""
-    from graphprune.passes.prune import PrunePass
-
-    smaller = model.clone()
-    PrunePass(plan, [s.binding for s in shapes])(smaller)
-    sizes = [infer_shapes(smaller, s.binding) for s in shapes]
-    graph = analyse_graph(smaller, sizes[0], sizes[1], blocks=False)
-    dims = [g.name for g in graph.groups if g.kind == "head-dim"]
-    others = tuple(g.name for g in graph.groups if g.name not in dims)
-    inside = _plan(
-        smaller,
-        graph,
-        sizes,
-        options,
-        Budget(),
-        replace(policy, exclude=(*policy.exclude, *others)),
-        plan.source_sha256,
-        progress,
-        refused,
+def _dims(subject: _Subject) -> Plan:
+    """The plan that removes dims inside the heads of a model that lost some of its heads."""
+    options = subject.options
+    bindings = [s.binding for s in subject.shapes]
+    shapes = [infer_shapes(subject.model, b) for b in bindings]
+    subject = replace(subject, shapes=shapes)
+    graph = analyse_graph(subject.model, shapes[0], shapes[1], blocks=False)
+    policy = Policy(
+        only=options.only,
+        exclude=options.exclude,
+        head_dims=options.head_dims,
+        leave=frozenset(g.name for g in graph.groups if g.kind != "head-dim"),
     )
-    named = [replace(g, name=f"{g.name}/dims") for g in inside.groups]
-    return compose(plan, replace(inside, groups=tuple(named), unpruned=()))
+
+    def inner(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
+        plan = _plan(subject, graph, Budget(), policy, refused)
+        return replace(plan, unpruned=tuple(refused)), graph
+
+    plan, _, _ = rewrite(subject.model, bindings, inner(())[0], graph, inner)
+    named = [replace(g, name=f"{g.name}/dims") for g in plan.groups]
+    left = [replace(u, group=f"{u.group}/dims") for u in plan.unpruned]
+    return replace(plan, groups=tuple(named), unpruned=tuple(left))
 
 
 def initializers_of(model: ir.Model) -> dict[str, ir.Value]:

@@ -5,13 +5,16 @@ Exporters put weights behind Constant, Identity, Transpose, Cast, Slice, Concat,
 weight is an initializer, under the name of the value that the graph's layers read:
 
 1. a node whose inputs are all initializers is evaluated, its outputs become initializers;
-2. small results are stored, large ones (over 1 MB) are computed when they are read, so that no
+2. an Identity gives way to what it repeats, and nodes that compute the same share one result;
+3. small results are stored, large ones (over 1 MB) are computed when they are read, so that no
    second copy of the weights stands in memory;
-3. initializers that nothing reads any more are dropped.
+4. initializers that nothing reads any more are dropped.
 
 Not folded: QuantizeLinear / DequantizeLinear (the pair carries meaning), random ops, control flow,
-sequences and strings, ops of other domains, outputs of the graph, and results that are much larger
-than what they are made of (an Expand of a scalar).
+sequences and strings, ops of other domains, outputs of the graph, initializers that are inputs of
+the graph too (a caller may replace them), results that are much larger than what they are made of
+(an Expand of a scalar), and rearrangements of a weight that something else reads as it is (an
+embedding table that is the head too, transposed): the file would hold it twice.
 """
 
 from __future__ import annotations
@@ -35,9 +38,11 @@ _NOT_FOLDED = op_names(
     "QuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Scan"
 )
 _LAZY_BYTES = 1 << 20
+_COPY_BYTES = 1 << 10
 _NO_LIMIT = 1 << 62
 
 Array = np.ndarray[Any, Any]
+Key = tuple[str, int, tuple[int | None, ...], bytes, int]
 
 
 class FoldInitializersPass(ir.passes.InPlacePass):
@@ -57,34 +62,52 @@ class FoldInitializersPass(ir.passes.InPlacePass):
             for value in graph.initializers.values():
                 if value.const_value is not None:
                     sweep.tensor(value, value.const_value)
+        nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+        candidates = _candidates(nodes)
+        done: dict[Key, list[ir.Value]] = {}
         modified = False
-        for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
-            modified = self._fold(node, sweep, model.opset_imports.get("", 0)) or modified
+        for node in nodes:
+            opset = model.opset_imports.get("", 0)
+            if node in candidates and self._fold(node, sweep, opset, candidates, done):
+                modified = True
+            else:
+                candidates.discard(node)
         for graph in [model.graph, *model.graph.subgraphs()]:
             modified = _drop_unused(graph) or modified
         return ir.passes.PassResult(model, modified)
 
-    def _fold(self, node: ir.Node, sweep: Sweep, opset: int) -> bool:
-        if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or node.graph is None:
-            return False
-        if "Sequence" in node.op_type or (not node.inputs and node.op_type != "Constant"):
-            return False
-        if any(output.is_graph_output() for output in node.outputs):
+    def _fold(
+        self,
+        node: ir.Node,
+        sweep: Sweep,
+        opset: int,
+        candidates: set[ir.Node],
+        done: dict[Key, list[ir.Value]],
+    ) -> bool:
+        if not all(v is None or _is_constant(v) for v in node.inputs):
             return False
         tensors = [None if v is None else v.const_value for v in node.inputs]
-        if any(t is None for v, t in zip(node.inputs, tensors, strict=True) if v is not None):
-            return False
-        if any(t is not None and t.dtype == ir.DataType.STRING for t in tensors):
-            return False
         if node.op_type == "Constant" and "value" in node.attributes:
             tensor = node.attributes["value"].value
             _replace(node, [tensor], sweep)
             return True
+        if node.op_type == "Identity" and node.inputs[0] is not None:
+            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+            _remove(node)
+            return True
+        key = _key(node)
+        if key in done:
+            for output, value in zip(node.outputs, done[key], strict=True):
+                ir.convenience.replace_all_uses_with(output, value)
+            _remove(node)
+            return True
         sweep.node(node)
+        if _copies(node, sweep, candidates):
+            return False
         results = self._results(node, tensors, sweep, node.version or opset)
         if results is None:
             return False
-        _replace(node, results, sweep)
+        done[key] = _replace(node, results, sweep)
         return True
 
     def _results(
@@ -124,6 +147,54 @@ class FoldInitializersPass(ir.passes.InPlacePass):
             except Exception:  # an op the reference implementation lacks stays a node
                 return None
         return results
+
+
+def _candidates(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+    """Nodes that may be folded, going by what they are and what they are computed from."""
+    found: set[ir.Node] = set()
+    for node in nodes:
+        if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or node.graph is None:
+            continue
+        if "Sequence" in node.op_type or (not node.inputs and node.op_type != "Constant"):
+            continue
+        if any(output.is_graph_output() for output in node.outputs):
+            continue
+        if all(v is None or _is_constant(v) or v.producer() in found for v in node.inputs):
+            found.add(node)
+    return found
+
+
+def _is_constant(value: ir.Value) -> bool:
+    tensor = value.const_value
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return False
+    return value.is_initializer() and not value.is_graph_input()
+
+
+def _copies(node: ir.Node, sweep: Sweep, candidates: set[ir.Node]) -> bool:
+    """Whether the result would stand beside a weight that has to stay, because others read it."""
+    size = 0
+    for output in node.outputs:
+        dims, dtype = sweep.dims.get(output), sweep.dtypes.get(output)
+        size += math.prod(dims) * int(dtype.itemsize) if dims is not None and dtype else 0
+    if size <= _COPY_BYTES:
+        return False
+    return any(
+        value.is_graph_output() or any(use.node not in candidates for use in value.uses())
+        for value in node.inputs
+        if value is not None and value.const_value is not None
+        if value.const_value.nbytes > _COPY_BYTES
+    )
+
+
+def _key(node: ir.Node) -> Key:
+    """What a node computes: equal keys, equal results."""
+    attributes = sorted(
+        ir.serde.serialize_attribute(a).SerializeToString(deterministic=True)
+        for a in node.attributes.values()
+    )
+    inputs = tuple(None if v is None else id(v) for v in node.inputs)
+    return node.op_type, id(node.graph), inputs, b"".join(attributes), len(node.outputs)
 
 
 def _lazy(
@@ -171,12 +242,16 @@ def _info(name: str, array: Array) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, dtype, array.shape)
 
 
-def _replace(node: ir.Node, results: Sequence[ir.TensorProtocol | None], sweep: Sweep) -> None:
+def _replace(
+    node: ir.Node, results: Sequence[ir.TensorProtocol | None], sweep: Sweep
+) -> list[ir.Value]:
     """Put initializers in the place of the node's outputs, under the same names."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
+    values = []
     for output, tensor in zip(node.outputs, results, strict=True):
         if tensor is None:
+            values.append(output)
             continue
         value = ir.Value(
             name=output.name,
@@ -188,6 +263,14 @@ def _replace(node: ir.Node, results: Sequence[ir.TensorProtocol | None], sweep: 
         sweep.tensor(value, tensor)
         ir.convenience.replace_all_uses_with(output, value)
         graph.register_initializer(value)
+        values.append(value)
+    _remove(node)
+    return values
+
+
+def _remove(node: ir.Node) -> None:
+    graph = node.graph
+    assert graph is not None
     graph.remove(node, safe=True)
 
 

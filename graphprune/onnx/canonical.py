@@ -12,7 +12,8 @@ def canonicalise(model: ir.Model) -> ir.Model:
     channels. So are zeros made for the initial states of recurrent layers: they would couple layers.
 
     Values keep their names: a folded weight has the name of the value that its consumer reads in
-    the original, so what is decided on the copy can be said of the original.
+    the original (behind an Identity, of the initializer; of nodes that compute the same, of the
+    first one's result), so what is decided on the copy can be said of the original.
     """
     from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
     from graphprune.passes.drop_zero_states import DropZeroStatesPass

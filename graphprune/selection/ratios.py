@@ -24,6 +24,7 @@ class Policy:
         group_ratio: (glob, ratio): the last that matches decides.
         residual: Include residual widths that run through LayerNorm or RMSNorm.
         heads: Ratio of groups of kind `head`; None: as all others.
+        leave: Names of groups to leave without saying so: the caller tells why.
         head_dims: Ratio of groups of kind `head-dim`; None: as all others.
     """
 
@@ -33,17 +34,23 @@ class Policy:
     residual: bool = False
     heads: float | None = None
     head_dims: float | None = None
+    leave: frozenset[str] = frozenset()
 
 
 def matches(group: Group, glob: str) -> bool:
     """Whether a glob names the group, or a layer, node, tensor or initializer it runs through."""
-    if fnmatchcase(group.name, glob):
-        return True
-    return any(
-        fnmatchcase(name, glob)
-        for m in group.members
-        for name in (m.site.name, m.site.node, m.site.owner)
-    )
+    return any(named(name, glob) for name in names(group))
+
+
+def names(group: Group) -> set[str]:
+    """All that a glob can call a group by."""
+    sites = [m.site for m in group.members]
+    return {group.name, *(n for s in sites for n in (s.name, s.node, s.owner))}
+
+
+def named(name: str, glob: str) -> bool:
+    """Whether `glob` is `name` or matches it: names may hold `[` and `*` themselves."""
+    return name == glob or fnmatchcase(name, glob)
 
 
 def split(
@@ -54,6 +61,8 @@ def split(
     own: dict[str, float] = {}
     left: list[Unpruned] = []
     for group in groups:
+        if group.name in policy.leave:
+            continue
         ratio = next((r for g, r in reversed(policy.group_ratio) if matches(group, g)), None)
         if any(matches(group, g) for g in policy.exclude):
             left.append(Unpruned(group.name, "excluded by --exclude", group.name))

@@ -42,7 +42,6 @@ W = RNG.standard_normal((8, 6)).astype(np.float32)
 I64 = np.int64
 
 CASES = {
-    "identity": ("w2 = Identity (w) y = MatMul (x, w2)", {"w": W}),
     "transpose": ("w2 = Transpose <perm = [1, 0]> (w) y = MatMul (x, w2)", {"w": W.T.copy()}),
     "cast": ("w2 = Cast <to = 1> (w) y = MatMul (x, w2)", {"w": W.astype(np.float16)}),
     "slice": (
@@ -92,6 +91,60 @@ def test_weight_side_nodes_fold_to_one_initializer(case: str) -> None:
     assert weight.name == source.graph[-1].inputs[1].name
     assert set(folded.graph.initializers) == {weight.name}
     assert weight.shape == ir.Shape(weight.const_value.shape)
+
+
+def test_an_identity_gives_way_to_the_initializer() -> None:
+    folded = check(model("w2 = Identity (w) y = MatMul (x, w2)", {"w": W}), ["MatMul"])
+    assert list(folded.graph.initializers) == ["w"]
+    body = "b2 = Identity (b) b3 = Identity (b2) a = Add (x, b) c = Add (a, b2) y = Mul (c, b3)"
+    folded = check(model(body, {"b": W[:, 0].copy()}), ["Add", "Add", "Mul"])
+    assert list(folded.graph.initializers) == ["b"]
+
+
+def test_nodes_that_compute_the_same_share_one_result() -> None:
+    body = "s = Transpose <perm = [1, 0]> (w) t = Transpose <perm = [1, 0]> (w) u = Transpose (w) "
+    body += "h = MatMul (x, s) r = Relu (h) k = MatMul (r, t) l = MatMul (k, u) y = Identity (l)"
+    square = RNG.standard_normal((8, 8)).astype(np.float32)
+    folded = check(model(body, {"w": square}), ["MatMul", "Relu", "MatMul", "MatMul", "Identity"])
+    assert set(folded.graph.initializers) == {"s", "u"}
+
+
+BIG = RNG.standard_normal((8, 48)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("body", "ops_left"),
+    [
+        # A table that is looked up by ids only known at run time, and the transposed head.
+        (
+            "i = Cast <to = 7> (x) e = Gather (t, i) s = ReduceMean <keepdims = 0> (e, n) "
+            "h = Transpose <perm = [1, 0]> (t) y = MatMul (s, h)",
+            ["Cast", "Gather", "ReduceMean", "Transpose", "MatMul"],
+        ),
+        # What is computed from the result stays as well.
+        (
+            "a = MatMul (x, t) h = Transpose <perm = [1, 0]> (t) k = Mul (h, h) y = MatMul (a, k)",
+            ["MatMul", "Transpose", "Mul", "MatMul"],
+        ),
+    ],
+)
+def test_a_weight_that_is_read_as_it_is_too_is_not_stored_twice(
+    body: str, ops_left: list[str]
+) -> None:
+    folded = check(model(body, {"t": BIG, "n": np.array([1])}), ops_left)
+    assert [n for n, v in folded.graph.initializers.items() if v.const_value.size > 1] == ["t"]
+
+
+def test_a_small_weight_may_stand_twice() -> None:
+    body = "a = MatMul (x, w) h = Transpose <perm = [1, 0]> (w) y = MatMul (a, h)"
+    folded = check(model(body, {"w": W}), ["MatMul", "MatMul"])
+    assert set(folded.graph.initializers) == {"w", "h"}
+
+
+def test_an_initializer_that_the_caller_may_replace_is_no_constant() -> None:
+    source = model("w2 = Transpose <perm = [1, 0]> (w) y = MatMul (x, w2)", {"w": W.T.copy()})
+    source.graph.inputs.append(source.graph.initializers["w"])
+    assert ops(check(source, ["Transpose", "MatMul"])) == ["Transpose", "MatMul"]
 
 
 def test_constants_become_initializers_under_their_own_name() -> None:

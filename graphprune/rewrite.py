@@ -1,0 +1,73 @@
+"""Making a plan true; groups whose sizes cannot be followed are refused, and the plan made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.passes.prune import PrunePass
+from graphprune.passes.sizes import SizeError
+from graphprune.plan import Plan, Unpruned
+
+Again = Callable[[Sequence[Unpruned]], tuple[Plan, DependencyGraph]]
+"""Decides once more, with the given groups left."""
+
+
+def rewrite(
+    model: ir.Model,
+    bindings: Sequence[Mapping[str, int]],
+    plan: Plan,
+    graph: DependencyGraph | None,
+    again: Again,
+) -> tuple[Plan, DependencyGraph | None, ir.Model]:
+    """A smaller copy of `model`, and the plan that it follows.
+
+    Args:
+        model: Canonical; not changed.
+        bindings: Two bindings of its dynamic dimensions, the plan's first.
+        plan: What is wanted.
+        graph: The analysis it rests on; None for a plan from outside, which is taken or refused as
+            a whole.
+        again: Makes another plan when groups turned out impossible to rewrite.
+
+    Raises:
+        UsageError: The plan names what the model does not have.
+        SizeError: A size cannot be followed, and no group of the plan runs through it.
+    """
+    refused: list[Unpruned] = []
+    while True:
+        pruned = model.clone()
+        try:
+            PrunePass(plan, bindings)(pruned)
+            return plan, graph, pruned
+        except ir.passes.PassError as error:
+            found = _size_error(error)
+            if found is None:
+                raise (error.__cause__ or error) from None
+        known = {u.group for u in refused}
+        through = [n for n in groups_at(graph, plan, found.node) if n not in known] if graph else []
+        if not through:
+            raise found
+        refused += [Unpruned(found.node, str(found), name) for name in through]
+        plan, graph = again(refused)
+
+
+def groups_at(graph: DependencyGraph, plan: Plan, node: str) -> list[str]:
+    """Groups of the plan that run through what a node reads or writes."""
+    cut = {g.name for g in plan.groups}
+    near = {t for x in graph.links if x.node == node for t in (*x.reads, *x.writes)}
+    return [
+        g.name
+        for g in graph.groups
+        if g.name in cut and any(m.site.node == node or m.site.name in near for m in g.members)
+    ]
+
+
+def _size_error(error: BaseException | None) -> SizeError | None:
+    while error is not None:
+        if isinstance(error, SizeError):
+            return error
+        error = error.__cause__
+    return None

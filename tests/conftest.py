@@ -1,0 +1,1 @@
+"""Makes the modules beside this file (`architectures`, `workbench`) importable from every test."""
