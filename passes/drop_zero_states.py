@@ -1,10 +1,10 @@
 """Drop initial states of recurrent layers that are computed zeros, which they start from anyway.
 
-Exporters make one tensor of zeros for all layers and cut it into their states. Read by several layers
-it would couple their units, and by a bidirectional one those of its directions:
+Exporters make one tensor of zeros for all layers and cut it into their states. Read by several
+layers it would couple their units, and by a bidirectional one those of its directions:
 
-1. an `initial_h` or `initial_c` that is certainly zero, made by ConstantOfShape, or by Expand, Slice
-   and other ops that only move or repeat values, is no longer given.
+1. an `initial_h` or `initial_c` that is certainly zero, made by ConstantOfShape, or by Expand,
+   Slice and other ops that only move or repeat values, is no longer given.
 
 States that are initializers stay: every use of an initializer is cut for itself.
 """
@@ -49,7 +49,9 @@ def is_zero(value: ir.Value | None, depth: int = _DEPTH) -> bool:
         return False
     if is_weight(value):
         tensor = value.const_value
-        return tensor is not None and tensor.dtype.is_floating_point() and not np.any(tensor.numpy())
+        return (
+            tensor is not None and tensor.dtype.is_floating_point() and not np.any(tensor.numpy())
+        )
     node = value.producer()
     if node is None or node.domain not in ("", "ai.onnx"):
         return False

@@ -1,7 +1,7 @@
 """Write a channel shuffle as one Gather.
 
-A shuffle is exported as Reshape, Transpose, Reshape. It permutes channels, but a graph that keeps the
-three ops can only drop the same channels of every group; a Gather with constant indices is free:
+A shuffle is exported as Reshape, Transpose, Reshape. It permutes channels, but a graph that keeps
+the three ops can only drop the same channels of every group; a Gather with constant indices is free:
 
 1. Reshape -> Transpose -> Reshape whose result has the shape of its source, and whose elements are
    those of the source permuted along one axis, becomes `Gather(source, permutation, axis)`.

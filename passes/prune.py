@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 import graphprune.rules.onnx  # noqa: F401  (registers the rules)
 from graphprune.errors import UsageError
+from graphprune.onnx.names import FreshNames
 from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, infer_shapes
 from graphprune.passes.sizes import SizeWriter
 from graphprune.plan import Cut, Plan, pruned_shape, take
@@ -75,6 +76,7 @@ class _Rewrite:
         self.shapes = shapes
         self.cuts: dict[ir.Value, tuple[Cut, ...]] = {}
         self.uses: Uses = {}
+        self.names = FreshNames(model)
         self._find_names()
 
     def run(self) -> None:
@@ -83,7 +85,7 @@ class _Rewrite:
         edits = self._collect()
         self._freeze(edits, sizes)
         read_before = _read_values(self.model)
-        writer = SizeWriter(self.model, [s.values for s in self.shapes], sizes)
+        writer = SizeWriter(self.names, [s.values for s in self.shapes], sizes)
         for (node, i), contents in edits.operands.items():
             writer.write(node, i, contents)
         for node, attributes in edits.attributes.items():
@@ -197,6 +199,7 @@ class _Rewrite:
             for i, value in enumerate(node.inputs)
             if value is not None and is_weight(value) and (node, i) not in self.uses
         }
+        whole.update(v for graph in _graphs(self.model) for v in graph.outputs)
         renamed: list[tuple[ir.Value, str]] = []
         for (node, i), cuts in self.uses.items():
             original = node.inputs[i]
@@ -207,7 +210,7 @@ class _Rewrite:
                 copy = _sliced(original, cuts)
                 graph = original.graph
                 assert isinstance(graph, ir.Graph)
-                copy.name = _free_name(graph, f"{original.name}_kept")
+                copy.name = self.names.near(f"{original.name}_kept")
                 graph.register_initializer(copy)
                 copies[key] = copy
                 if first:
@@ -251,14 +254,6 @@ def _sliced(original: ir.Value, cuts: tuple[Cut, ...]) -> ir.Value:
 def _digest(cuts: tuple[Cut, ...]) -> bytes:
     parts = [repr((c.axis, c.blocks)).encode() + c.kept.tobytes() for c in cuts]
     return b"|".join(parts)
-
-
-def _free_name(graph: ir.Graph, name: str) -> str:
-    candidate, number = name, 1
-    while candidate in graph.initializers:
-        number += 1
-        candidate = f"{name}_{number}"
-    return candidate
 
 
 def _set_attributes(node: ir.Node, attributes: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import UnsupportedModelError
+from graphprune.onnx.names import FreshNames
 from graphprune.rules.context import node_name
 
 __all__ = ["SizeError", "SizeWriter"]
@@ -27,13 +28,15 @@ class SizeWriter:
     """Gives one input of a node the contents it must have at every binding.
 
     Args:
-        model: The model that is rewritten.
+        names: Names that are free in the model.
         before: Contents of size tensors in the original, at each binding.
         after: The same with the plan's dims: what they become when nothing is done.
     """
 
-    def __init__(self, model: ir.Model, before: Sequence[Values], after: Sequence[Values]) -> None:
-        self._model = model
+    def __init__(
+        self, names: FreshNames, before: Sequence[Values], after: Sequence[Values]
+    ) -> None:
+        self._names = names
         self._before = before
         self._after = after
         self._constants: dict[tuple[ir.Graph, bytes, str], ir.Value] = {}
@@ -135,7 +138,7 @@ class SizeWriter:
         out = new.outputs[0]
         out.dtype = ir.DataType.from_numpy(like.dtype)
         out.shape = ir.Shape(like.shape)
-        out.name = self._free(f"{node_name(before)}_{new.op_type.lower()}_kept")
+        out.name = self._names.near(f"{node_name(before)}_{new.op_type.lower()}_kept")
         new.name = out.name
         graph.insert_before(before, new)
         return out
@@ -146,7 +149,7 @@ class SizeWriter:
         assert isinstance(graph, ir.Graph)
         key = (graph, array.tobytes(), f"{array.dtype}{array.shape}")
         if key not in self._constants:
-            name = self._free(f"{node_name(node)}_size_kept")
+            name = self._names.near(f"{node_name(node)}_size_kept")
             tensor = ir.Tensor(np.array(array, order="C"), name=name)  # a scalar stays one
             value = ir.Value(
                 name=name,
@@ -157,26 +160,3 @@ class SizeWriter:
             graph.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
-
-    def _free(self, name: str) -> str:
-        taken = self._names
-        candidate, number = name, 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{name}_{number}"
-        taken.add(candidate)
-        return candidate
-
-    @property
-    def _names(self) -> set[str]:
-        if not hasattr(self, "_taken"):
-            self._taken: set[str] = set(self._model.graph.initializers)
-            self._taken.update(v.name or "" for v in self._model.graph.inputs)
-            for node in ir.traversal.RecursiveGraphIterator(self._model.graph):
-                self._taken.update(v.name or "" for v in node.outputs)
-                for attribute in node.attributes.values():
-                    if attribute.type == ir.AttributeType.GRAPH:
-                        body = attribute.as_graph()
-                        self._taken.update(body.initializers)
-                        self._taken.update(v.name or "" for v in body.inputs)
-        return self._taken
