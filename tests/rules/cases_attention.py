@@ -27,11 +27,6 @@ def tables(net: Net, positions: int, half: int) -> tuple[str, str]:
     return net.const(np.cos(angles).astype(np.float32)), net.const(np.sin(angles).astype(np.float32))
 
 
-def bias_of_heads(net: Net, heads: int, keys: int) -> str:
-    """A bias for each head and key, like ALiBi's."""
-    return net.const(net.rng.normal(0, 0.7, (1, heads, 1, keys)).astype(np.float32))
-
-
 @case(*((m, g, o) for m in (True, False) for g in (1, 2, 3) for o in (23, 24)))
 def self_attention(rng: Rng, flat: bool, group: int, opset: int) -> Example:
     """Merged or split operands; query heads that share a kv head leave together."""
@@ -84,9 +79,7 @@ def masked(rng: Rng, kind: str) -> Example:
         allowed = rng.random((1, 1, s, s)) < 0.7
         mask = net.const(allowed | np.eye(s, dtype=bool))
     elif kind == "heads":
-        mask = bias_of_heads(net, h, s)
-        mask = net.op("Expand", mask, net.ints(1, h, s, s)) if rng.random() < 0.5 else net.const(
-            rng.normal(0, 1, (1, h, s, s)).astype(np.float32))
+        mask = net.const(rng.normal(0, 1, (1, h, s, s)).astype(np.float32))
     elif kind == "short":
         mask = net.const(rng.normal(0, 1, (s, s - 2)).astype(np.float32))
     else:

@@ -207,7 +207,25 @@ def in_runs(alg: Algebra, t: Labels, size: int) -> Labels:
     if t.shape[3] % size:
         return whole_heads(alg, t, f"its head size has to be a multiple of {size}")
     runs = alg.reshape(t, (*t.shape[:3], t.shape[3] // size, size))
-    return alg.reshape(alg.tie_across(runs, [4], ""), t.shape)
+    reason = f"its head size has to be a multiple of {size}"
+    return alg.reshape(_tie_dims(alg, runs, 4, reason), t.shape)
+
+
+def _tie_dims(alg: Algebra, t: Labels, axis: int, reason: str) -> Labels:
+    """Nothing differs along `axis`, a part of the dims (axes 3 and 4). Where that leaves one unit in a
+    head, the head leaves or, inside blocks, nothing."""
+    factors = []
+    for factor in t.factors:
+        current: Factor | None = factor
+        if axis in factor.axes:
+            current = alg.tie(factor, axis, reason)
+        if current is None:
+            continue
+        if factor.removal >= 3 > current.removal and not alg.blocks:
+            alg.pin(current, reason)
+            continue
+        factors.append(current)
+    return Labels(t.shape, alg.distinct(factors))
 
 
 def rotate(
@@ -243,7 +261,7 @@ def rotate(
     turned = alg.slice(t, 3, 0, width, 1)
     lead = t.shape[:3]
     split, pair = ((*lead, half, 2), 4) if interleaved else ((*lead, 2, half), 3)
-    pairs = alg.tie_across(alg.reshape(turned, split), [pair], _PAIR)
+    pairs = _tie_dims(alg, alg.reshape(turned, split), pair, _PAIR)
     kept = {0: 0, 1: 1, 2: 2, (3 if interleaved else 4): 3}
     pairs = in_runs(alg, alg.rename(pairs, kept, (*lead, half)), run)
     for i in caches:

@@ -140,8 +140,18 @@ def multi_head_attention(ctx: OpContext) -> None:
         q, k, v = biased(ctx, 3, (q, k, v))
     ctx.pin(4, _POSITIONS)
     past = (ctx.moved(6), ctx.moved(7)) if ctx.has(6) and ctx.has(7) else None
-    causal = bool(ctx.attr("unidirectional", 0))
-    found = attend(ctx, q, k, v, past=past, masks=[5], causal=causal)
+    # Caches, and keys and values that come as heads, have one head size.
+    one_size = past is not None or (ctx.has(2) and len(ctx.shape(1)) == 4)
+    found = attend(
+        ctx,
+        q,
+        k,
+        v,
+        past=past,
+        masks=[5],
+        causal=bool(ctx.attr("unidirectional", 0)),
+        one_size=one_size,
+    )
     ctx.set(merge_heads(alg, found.y).factors)
     ctx.set(found.key, 1)
     ctx.set(found.value, 2)
