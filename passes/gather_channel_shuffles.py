@@ -1,7 +1,8 @@
 """Write a channel shuffle as one Gather.
 
 A shuffle is exported as Reshape, Transpose, Reshape. It permutes channels, but a graph that keeps
-the three ops can only drop the same channels of every group; a Gather with constant indices is free:
+the three ops can only drop the same channels of every group; a Gather with constant indices is
+free:
 
 1. Reshape -> Transpose -> Reshape whose result has the shape of its source, and whose elements are
    those of the source permuted along one axis, becomes `Gather(source, permutation, axis)`.
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.onnx.names import FreshNames
 from graphprune.onnx.shapes import Shapes, default_bindings, infer_shapes
 
 __all__ = ["GatherChannelShufflesPass"]
@@ -39,6 +41,7 @@ class GatherChannelShufflesPass(ir.passes.InPlacePass):
         if not chains:
             return ir.passes.PassResult(model, modified=False)
         shapes = [infer_shapes(model, binding) for binding in default_bindings(model, {})]
+        names = FreshNames(model)
         modified = False
         for chain in chains:
             found = [_permutation(chain, s) for s in shapes]
@@ -46,7 +49,7 @@ class GatherChannelShufflesPass(ir.passes.InPlacePass):
             if first is None or second is None or first[0] != second[0]:
                 continue
             if np.array_equal(first[1], second[1]):
-                _replace(chain, *first)
+                _replace(chain, *first, names)
                 modified = True
         return ir.passes.PassResult(model, modified=modified)
 
@@ -107,12 +110,12 @@ def _along(shape: Sequence[int], axis: int) -> np.ndarray:
     return np.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))])
 
 
-def _replace(chain: Chain, axis: int, permutation: np.ndarray) -> None:
+def _replace(chain: Chain, axis: int, permutation: np.ndarray, names: FreshNames) -> None:
     first, middle, last = chain
     graph = last.graph
     assert isinstance(graph, ir.Graph)
     old = last.outputs[0]
-    name = f"{old.name}_shuffle"
+    name = names.near(f"{old.name}_shuffle")
     tensor = ir.Tensor(permutation.astype(np.int64), name=name)
     indices = ir.Value(
         name=name,
