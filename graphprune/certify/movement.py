@@ -4,7 +4,7 @@ An op that only moves elements (Reshape, Transpose, Slice, ...) is run twice, in
 that holds every element's own index: as the original has it, then shortened by the plan; and as the
 pruned graph has it, on the indices shortened first. Where both agree, the pruned op moves exactly
 the kept elements to where the plan says they go. Axes that no cut touches and the op does not mix
-with others are collapsed to length 1 first, which makes this a matter of milliseconds.
+with others are shortened to one or two entries first, which makes this a matter of milliseconds.
 
 An elementwise op is checked as the broadcast of each operand to the shape of its result. Semantics:
 ONNX operator reference.
@@ -90,6 +90,11 @@ def check_move(
     Raises:
         UncheckedError: See there.
     """
+    for mine, theirs in zip(
+        (*original.inputs, *original.outputs), (*pruned.inputs, *pruned.outputs), strict=True
+    ):
+        if len(mine) != len(theirs):
+            return f"has a {len(theirs)}-d operand or result where the original's is {len(mine)}-d"
     move, link = _MOVES[op]
     tracked = {
         (side, which, axis)
@@ -138,10 +143,14 @@ def data_inputs(node: ir.Node) -> list[int]:
 
 
 def _collapsed(move: Move, idle: Sequence[Sequence[Place]]) -> Move:
+    """`move` on short axes where no cut is: two entries still tell axes apart, one of a whole
+    group that is regrouped suffices (its dims say how)."""
     inputs, outputs = [list(d) for d in move.inputs], [list(d) for d in move.outputs]
     for places in idle:
+        longest = 2 if len({p[:2] for p in places}) == len(places) else 1
         for side, which, axis in places:
-            (inputs if side == "in" else outputs)[which][axis] = 1
+            dims = (inputs if side == "in" else outputs)[which]
+            dims[axis] = min(dims[axis], longest)
     return replace(
         move,
         inputs=tuple(tuple(d) for d in inputs),

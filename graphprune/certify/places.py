@@ -49,6 +49,8 @@ class Places:
     def check(self) -> None:
         """Check every node that both graphs have."""
         for node, origin in self._match.nodes.items():
+            if node.op_type != origin.op_type:
+                continue  # noted already
             try:
                 reasons = list(self._node(node, origin))
             except UncheckedError as error:

@@ -273,7 +273,8 @@ def group_norm(opset: int = 21) -> Case:
     per = 12 if opset >= 21 else 3
     text = """<ir_version: 10, opset_import: ["" : {o}]>
     g (float[N, 3, 5, 5] x) => (float[N, 4, 5, 5] y)
-      <float[{c},3,1,1] wa, float[{c}] ba, float[{p}] scale, float[{p}] bias, float[4,{c},1,1] wb> {{
+      <float[{c},3,1,1] wa, float[{c}] ba, float[{p}] scale, float[{p}] bias,
+       float[4,{c},1,1] wb> {{
       a = Conv(x, wa, ba)
       n = GroupNormalization<num_groups = {g}, epsilon = 0.01>(a, scale, bias)
       y = Conv(n, wb)
