@@ -35,15 +35,25 @@ def main() -> int:
     load_harness()
     from audit import sweep
 
-    start, runs, failures = time.monotonic(), 0, 0
-    for name, seed, wrong in sweep(
-        range(given.first, given.first + given.seeds), given.only, given.removals
-    ):
+    start, runs, failures, idle = time.monotonic(), 0, 0, 0
+    removals = tensors = 0
+    worst = 0.0
+    seeds = range(given.first, given.first + given.seeds)
+    for name, seed, wrong, tally in sweep(seeds, given.only, given.removals):
         runs += 1
+        removals += tally.removals
+        tensors += tally.tensors
+        worst = max(worst, tally.worst)
         if wrong:
             failures += 1
             print(f"{name} seed {seed}: {wrong}", flush=True)
-    print(f"{runs} audits, {failures} failures, {time.monotonic() - start:.0f} s")
+        elif not tally.removals:
+            idle += 1
+    print(
+        f"{runs} audits ({idle} with nothing to remove), {removals} removals, {tensors} tensors "
+        f"compared, worst error {worst:.1g} of a tensor's magnitude; {failures} failures in "
+        f"{time.monotonic() - start:.0f} s"
+    )
     return 1 if failures else 0
 
 
