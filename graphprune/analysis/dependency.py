@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _TRUNK_NORMS = {
     *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "ReduceMean"),
     *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization"),
+    *("Mul", "Div"),  # of a ReduceSum: a mean written by hand
 }
 
 

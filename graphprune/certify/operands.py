@@ -16,6 +16,7 @@ from graphprune.certify.graphs import (
 )
 from graphprune.certify.match import Match
 from graphprune.certify.record import Record
+from graphprune.certify.statistics import averaged
 from graphprune.plan import Plan, pruned_shape, take
 
 Array = np.ndarray[Any, Any]
@@ -108,6 +109,9 @@ class Operands:
         if want is None or got is None:
             if size and want is None and got in self.quiet:
                 return ""
+            if want in self.quiet and want not in self._constants:
+                self._record.note(origin, f"input {i} (computed from sizes) is left out")
+                return ""
             return "was added" if want is None else f"('{want.name}') is missing"
         if self._match.values.get(got) is want and got not in self.quiet:
             return ""
@@ -153,6 +157,10 @@ class Operands:
         if before is None or after is None:  # computed by nodes that are checked themselves
             same = self._match.values.get(got) is want
             return "" if same else f"reads '{got.name}' instead of '{want.name}'"
+        count = self._counted(origin)
+        if count is not None and before.size == 1:
+            self._record.checked += 1
+            return _factor(origin, want, before, after, count)
         cuts = self._cuts.get((node_key(origin), i, want.name or ""), ())
         key = (
             id(before),
@@ -185,6 +193,32 @@ class Operands:
             return f"('{want.name}') is not {what} (first at {place})"
         self._seen.add(key)
         return ""
+
+    def _counted(self, origin: ir.Node) -> float | None:
+        """Counted / kept entries of a mean that is written by hand; None for other nodes."""
+        axes = self._plan.statistics_nodes.get(node_key(origin))
+        value = averaged(origin) if axes and origin.op_type in ("Mul", "Div") else None
+        if axes is None or value is None:
+            return None
+        cuts = self._plan.tensors.get(value.name or "", ())
+        return float(np.prod([c.size / max(c.count, 1) for c in cuts if c.axis in axes]))
+
+
+def _factor(
+    origin: ir.Node,
+    want: ir.Value,
+    before: ir.TensorProtocol,
+    after: ir.TensorProtocol,
+    count: float,
+) -> str:
+    """The factor of a mean must be that of the original, for what is kept."""
+    ratio = count if origin.op_type == "Mul" else 1 / count
+    one, other = (np.asarray(t.numpy()).astype(np.float64) for t in (before, after))
+    near = 1e-6 if before.dtype.itemsize >= 4 else 1e-2
+    if before.dtype == after.dtype and one.shape == other.shape:
+        if np.allclose(other, one * ratio, rtol=near, atol=0):
+            return ""
+    return f"('{want.name}') is not the factor of a mean over what is kept"
 
 
 def _same_storage(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:

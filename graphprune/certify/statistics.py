@@ -35,6 +35,24 @@ NEUTRAL = frozenset(
 """Ops that give the same with removed zeros as without them."""
 
 
+_SUMS = frozenset(("ReduceSum", "ReduceSumSquare", "ReduceL1"))
+_VIEWS = frozenset(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose"))
+"""Ops that may stand between a sum and the factor that makes a mean of it."""
+
+
+def averaged(node: ir.Node) -> ir.Value | None:
+    """What a statistics node takes statistics of: its first input. Of a Mul or Div, which makes a
+    mean of a sum, it is the first input of that sum; None where there is none."""
+    if node.op_type not in ("Mul", "Div"):
+        return node.inputs[0] if node.inputs else None
+    for value in node.inputs if node.op_type == "Mul" else node.inputs[:1]:
+        while value is not None and (producer := value.producer()) is not None:
+            if producer.op_type in _SUMS:
+                return producer.inputs[0]
+            value = producer.inputs[0] if producer.op_type in _VIEWS else None
+    return None
+
+
 class NoStatisticsError(ValueError):
     """The twin has no formula for a node; the message says which."""
 
@@ -63,6 +81,11 @@ class Entries:
         """Counted / kept entries over `axes` for the held cuts."""
         return surplus(self.held, self.shape, axes)
 
+    def ratio(self, axes: Sequence[int]) -> float:
+        """Counted / kept entries over `axes` for all cuts; blocks keep equally many each."""
+        cuts = (*self.held, *self.dropped)
+        return float(np.prod([c.size / max(c.count, 1) for c in cuts if c.axis in axes]))
+
     def unseen(self, axes: Sequence[int]) -> float:
         """Counted / kept entries over `axes` for the dropped cuts."""
         return float(np.prod([c.size / max(c.count, 1) for c in self.dropped if c.axis in axes]))
@@ -75,13 +98,15 @@ class Norm:
     Attributes:
         emit: Where its replacement goes.
         node: The node in the twin.
-        entries: Its first input.
+        axes: What the plan says its statistics run over.
+        entries: Its first input; of a mean written by hand that of the sum.
         dtypes: Element types of its outputs.
         contents: What its inputs hold, where that is constant.
     """
 
     emit: Emitter
     node: ir.Node
+    axes: Sequence[int]
     entries: Entries
     dtypes: Sequence[ir.DataType]
     contents: Sequence[Array | None]
@@ -287,6 +312,14 @@ def _global_average(norm: Norm) -> Outputs:
     return [norm.mean(_data(norm), axes, factor)]
 
 
+def _mean_by_hand(norm: Norm) -> Outputs:
+    """A sum over everything times 1 / counted, or divided by it."""
+    one, other = norm.input(0), norm.input(1)
+    assert one is not None and other is not None
+    mean = norm.emit.op(norm.node.op_type, one, other)
+    return [norm.emit.op("Mul", mean, norm.scalar(norm.entries.ratio(norm.axes)))]
+
+
 _FORMULAS: dict[str, Callable[[Norm], Outputs]] = {
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _rms_norm,
@@ -298,4 +331,6 @@ _FORMULAS: dict[str, Callable[[Norm], Outputs]] = {
     "MeanVarianceNormalization": _mean_variance,
     "ReduceMean": _reduce_mean,
     "GlobalAveragePool": _global_average,
+    "Mul": _mean_by_hand,
+    "Div": _mean_by_hand,
 }

@@ -6,7 +6,7 @@ inserting masks: no label, no rule and no slice of the code that prunes takes pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from graphprune.certify.graphs import (
     values_by_name,
 )
 from graphprune.certify.masks import MisfitError, fitting, masks, zeroed
-from graphprune.certify.statistics import Entries, Norm, NoStatisticsError, write_out
+from graphprune.certify.statistics import Entries, Norm, NoStatisticsError, averaged, write_out
 from graphprune.onnx.shapes import Shapes
 from graphprune.plan import Cut, InitializerCut, Plan
 
@@ -121,10 +121,10 @@ class _Builder:
         # Statistics look up their input after masks were put before it.
         # Under the name it has now: a normalisation in front of another one is replaced before it.
         self.first_inputs = {
-            node: (node.inputs[0], node.inputs[0].name or "")
-            for found in self.nodes.values()
-            for node in found
-            if node.inputs and node.inputs[0] is not None
+            node: (value, value.name or "")
+            for key in plan.statistics_nodes
+            for node in self.nodes.get(key, ())
+            if (value := averaged(node)) is not None
         }
 
     # --- initializers -----------------------------------------------------------------------------
@@ -234,13 +234,13 @@ class _Builder:
     # --- statistics -------------------------------------------------------------------------------
 
     def write_out_statistics(self) -> None:
-        for key in self.plan.statistics_nodes:
+        for key, axes in self.plan.statistics_nodes.items():
             if key not in self.nodes:
                 raise TwinError(f"the plan's statistics node '{key}' is not in the model")
             for node in self.nodes[key]:
-                self._write_out(node)
+                self._write_out(node, axes)
 
-    def _write_out(self, node: ir.Node) -> None:
+    def _write_out(self, node: ir.Node, axes: Sequence[int]) -> None:
         graph = node.graph
         first, name = self.first_inputs.get(node, (None, ""))
         if not isinstance(graph, ir.Graph) or first is None:
@@ -258,6 +258,7 @@ class _Builder:
         norm = Norm(
             self.emit,
             node,
+            axes,
             Entries(tuple(shape), held, dropped),
             [self._dtype(v) for v in node.outputs],
             [None if v is None else self.shapes.values.get(v) for v in origins],

@@ -20,6 +20,7 @@ class Resize:
 
     Attributes:
         opset: Version of the op's domain that the model imports.
+        statistics: Axes over which the plan says that this node takes statistics of what is kept.
         attributes: Attribute name -> new value; None removes it.
         operands: Input number -> the contents it must have after pruning.
     """
@@ -32,8 +33,10 @@ class Resize:
         cuts: Mapping[ir.Value, Sequence[Cut]],
         use_cuts: Mapping[tuple[ir.Node, int], Sequence[Cut]],
         opset: int,
+        statistics: Sequence[int] = (),
     ) -> None:
         self.opset = opset
+        self.statistics = tuple(statistics)
         self.node = node
         self._dims = dims
         self._values = values
@@ -41,6 +44,11 @@ class Resize:
         self._use_cuts = use_cuts
         self.attributes: dict[str, Any] = {}
         self.operands: dict[int, np.ndarray] = {}
+
+    def beside(self, node: ir.Node) -> Resize:
+        """The same sizes as another node of the graph sees them."""
+        tables = self._dims, self._values, self._cuts, self._use_cuts
+        return Resize(node, *tables, self.opset)
 
     def has(self, i: int) -> bool:
         """Whether optional input i is given."""

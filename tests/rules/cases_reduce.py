@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from audit_net import Example, Net, Rng, around, case
 
 _NEUTRAL = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
@@ -182,3 +183,110 @@ def cum_sum_heads(rng: Rng) -> Example:
     y = net.reshape(net.dense(net.input([net.batch, n]), n, h * d), 0, h, d)
     y = net.reshape(net.op("CumSum", y, net.const(1)), 0, h * d)
     return net.example(net.dense(y, h * d, 4), units=None)
+
+
+def averaged(net: Net, h: str, spelled: str, axes: list[int], sizes: int, *, keepdims: int) -> str:
+    """A mean as a sum and a factor, which is a constant or computed from the shape of `h`."""
+    total = reduced(net, net.pick("ReduceSum", "ReduceL1"), h, axes, keepdims)
+    shape = net.pick((), (1,), (1, 1))
+    if spelled == "Mul":
+        pair = [total, net.const(np.full(shape, 1 / sizes, np.float32))]
+        return net.op("Mul", *(pair if net.rng.random() < 0.5 else pair[::-1]))
+    if spelled == "Div":
+        return net.op("Div", total, net.const(np.full(shape, sizes, np.float32)))
+    places = net.op("Gather", net.op("Shape", h), net.ints(*axes))
+    count = net.op("Cast", net.op("ReduceProd", places, keepdims=0), to=1)
+    if spelled == "Reciprocal":
+        return net.op("Mul", net.op("Reciprocal", count), total)
+    return net.op("Div", net.op("Identity", total), count)
+
+
+_SPELLED = ("Mul", "Div", "Shape", "Reciprocal")
+
+
+@case(*_SPELLED)
+def mean_by_hand(rng: Rng, spelled: str) -> Example:
+    """ReduceSum and a factor over channels: a mean over what is kept."""
+
+    def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
+        mean = averaged(net, h, spelled, [axis], c, keepdims=1)
+        return net.op("Sub", h, net.op("Mul", mean, net.const(0.7)))
+
+    return around(rng, make, opset=int(rng.choice([13, 18])), statistics=True)
+
+
+@case("Mul", "Shape")
+def mean_and_positions_by_hand(rng: Rng, spelled: str) -> Example:
+    """The mean runs over the positions too; their number may be dynamic where it is computed."""
+    net = Net(rng, 18)
+    n, c, t = 3, net.size(5, 8), net.size(3, 4)
+    h = net.dense(net.input([2, t if spelled == "Mul" else "time", n]), n, c)
+    mean = averaged(net, h, spelled, [1, 2], t * c, keepdims=1)
+    return net.example(net.dense(net.op("Sub", h, mean), c, 4), units=c, statistics=True)
+
+
+@case(*_SPELLED)
+def layer_norm_by_sums(rng: Rng, spelled: str) -> Example:
+    """E[x^2] - E[x]^2 from sums, axes dropped and put back: as tf2onnx and jax write LayerNorm."""
+    net = Net(rng, 18)
+    n, c, t = 3, net.size(5, 8), 4
+    h = net.dense(net.input([net.batch, t, n]), n, c)
+    squares = net.op("Mul", h, h)
+    mean, square = (averaged_sum(net, v, spelled, c) for v in (h, squares))
+    variance = net.op("Max", net.op("Sub", square, net.op("Mul", mean, mean)), net.const(0.0))
+    deviation = net.op("Sqrt", net.op("Add", variance, net.const(1e-2)))
+    mean, deviation = (net.reshape(v, 0, 0, 1) for v in (mean, deviation))
+    y = net.op("Div", net.op("Sub", h, mean), deviation)
+    y = net.op("Add", net.op("Mul", y, net.vector(c, low=0.6, high=1.4)), net.vector(c))
+    return net.example(net.dense(y, c, 4), units=c, statistics=True, tolerance=1e-4)
+
+
+def averaged_sum(net: Net, h: str, spelled: str, c: int) -> str:
+    total = net.op("ReduceSum", h, net.ints(-1), keepdims=0)
+    if spelled == "Mul":
+        return net.op("Mul", total, net.const(1 / c))
+    count = net.op("Cast", net.op("Gather", net.op("Shape", h), net.const(-1)), to=1)
+    if spelled == "Div":
+        return net.op("Div", total, net.const(float(c)))
+    if spelled == "Reciprocal":
+        return net.op("Mul", total, net.op("Reciprocal", count))
+    return net.op("Div", total, count)
+
+
+@case()
+def mean_of_squares_by_hand(rng: Rng) -> Example:
+    """RMSNorm from ReduceSumSquare, behind a view."""
+
+    def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
+        total = reduced(net, "ReduceSumSquare", h, [axis], 0)
+        total = net.op("Unsqueeze", total, net.ints(axis))
+        mean = net.op("Mul", total, net.const(1 / c))
+        return net.op("Div", h, net.op("Sqrt", net.op("Add", mean, net.const(1e-2))))
+
+    return around(rng, make, opset=18, statistics=True)
+
+
+@case()
+def mean_in_heads_by_hand(rng: Rng) -> Example:
+    """[H, d] averaged over d: whole heads leave exactly, dims change what is counted."""
+    net = Net(rng, 18)
+    n, h, d, t = 3, net.size(3, 4), net.size(3, 4), 2
+    y = net.reshape(net.dense(net.input([net.batch, t, n]), n, h * d), 0, 0, h, d)
+    total = net.op("ReduceSum", y, net.ints(-1))
+    y = net.op("Sub", y, net.op("Mul", total, net.const(1 / d)))
+    y = net.dense(net.reshape(y, 0, 0, h * d), h * d, 4)
+    return net.example(y, units=h, inner=h * d, statistics=True)
+
+
+@case("another factor", "positions", "dynamic")
+def no_mean(rng: Rng, what: str) -> Example:
+    """A sum and a factor that is no count of it; a mean over positions, which nothing leaves."""
+    net = Net(rng, 18)
+    n, c, t = 3, net.size(5, 8), net.size(3, 4)
+    h = net.dense(net.input([2, "time" if what == "dynamic" else t, n]), n, c)
+    if what == "positions":
+        y = net.op("Mul", net.op("ReduceSum", h, net.ints(1), keepdims=0), net.const(1 / t))
+        return net.example(net.dense(y, c, 4), units=c)
+    axes = [1, 2] if what == "dynamic" else [2]
+    total = net.op("Mul", net.op("ReduceSum", h, net.ints(*axes)), net.const(1.5 / c))
+    return net.example(net.dense(net.op("Sub", h, total), c, 4), units=c)

@@ -16,9 +16,9 @@ UNARY = (
     *("Tan", "Tanh", "ThresholdedRelu", "Cast"),
 )
 NARY = (
-    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Clip", "Div"),
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Clip"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
-    *("Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+    *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 CONTRIB_UNARY = ("QuickGelu", "Gelu")
 RESIDUAL = {"Add", "Sum", "Sub", "Mean"}
