@@ -155,7 +155,9 @@ class Plan:
         tensors: Activation name -> its cuts.
         initializers: Every initializer use that was cut.
         statistics_nodes: Nodes whose statistics (mean, variance) run over an axis that was cut, and
-            which are therefore taken over what is kept: name -> axes of the node's first input.
+            which are therefore taken over what is kept: name -> axes of the node's first input. A
+            Mul or Div stands for a mean written by hand (a ReduceSum times 1 / C or divided by C,
+            perhaps with views between): its axes are those of the ReduceSum's first input.
         unpruned: What was left, and why.
         binding: The sizes given to dynamic dimensions while planning.
     """

@@ -270,7 +270,7 @@ class _Builder:
         if outputs is None:
             return
         for old, new in zip(node.outputs, outputs, strict=False):
-            if new is not None:
+            if new is not None and old.name:
                 _take_over(old, new)
         if all(not v.uses() and not v.is_graph_output() for v in node.outputs):
             graph.remove(node, safe=True)

@@ -562,6 +562,62 @@ def reduce_mean(opset: int = 18) -> Case:
 # --- movement -------------------------------------------------------------------------------------
 
 
+def means_by_hand() -> Case:
+    """One by a constant, one by a computed size; a third mean shares the constant and stays."""
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[B, 8, 6] x) => (float[B, 8, 3] y)
+      <float[6,{c}] w1, float[{c}] b1, float[{c},3] w2, int64[1] last, int64[1] first, int64 at,
+       float[1,1] part{more}> {{
+      a = MatMul(x, w1)
+      b = Add(a, b1)
+      s = ReduceSum<keepdims = 1>(b, last)
+      m = Mul({part}, s)
+      d = Sub(b, m)
+      e = Mul(d, d)
+      t = ReduceSum<keepdims = 0>(e, last)
+      z = Shape(e)
+      n = Gather(z, at)
+      f = Cast<to = 1>(n)
+      q = Div(t, f)
+      o = ReduceSum<keepdims = 1>(d, first)
+      p = Mul(o, part)
+      r = Unsqueeze(q, last)
+      u = Div(d, r)
+      v = Add(u, p)
+      y = MatMul(v, w2)
+    }}"""
+    make = Weights(26)
+    w = {
+        "w1": make(6, 8, fan=6), "b1": make(8), "w2": make(8, 3), "last": np.array([-1]),
+        "first": np.array([1]), "at": np.array(-1), "part": np.array([[1 / 8]], np.float32),
+    }  # fmt: skip
+    keep = [0, 1, 4, 6, 7]
+    small = {
+        **w, "w1": w["w1"][:, keep], "b1": w["b1"][keep], "w2": w["w2"][keep],
+        "fifth": np.array([[1 / 5]], np.float32),
+    }  # fmt: skip
+    k, first = cut(2, 8, keep), [cut(0, 8, keep)]
+    made = plan(
+        {**{name: [k] for name in "abdeouv"}, "p": [k]},
+        [("w1", "a", 1, [cut(1, 8, keep)]), ("b1", "b", 1, first), ("w2", "y", 1, first)],
+        statistics={"m": (2,), "q": (2,)},
+        binding={"B": 2},
+    )
+    return Case(
+        "means_by_hand",
+        build(text.format(c=8, part="part", more=""), w),
+        build(text.format(c=5, part="fifth", more=", float[1,1] fifth"), small),
+        made,
+        (
+            Mutation("counts what left", rewire("m", 0, "part"), ("m",)),
+            Mutation("counts one too many", weight("fifth", lambda a: a * 5 / 6), ("m",)),
+            Mutation("the other mean too", rewire("p", 1, "fifth"), ("p",)),
+            Mutation("a wrong count", weight("at", lambda a: a * 0), ("q",), structural=False),
+        ),
+        status="statistics",
+    )
+
+
 def shuffle() -> Case:
     """A channel shuffle over two groups, then Slice, Concat and Gather."""
     text = """<ir_version: 10, opset_import: ["" : 17]>
@@ -739,5 +795,5 @@ def merged_batch() -> Case:
 def all_cases() -> list[Case]:
     return [
         conv_chain(), residual(), group_norm(21), group_norm(18), heads(), lstm(), layer_norm(),
-        reduce_mean(18), reduce_mean(13), shuffle(), if_body(), merged_batch(),
+        reduce_mean(18), reduce_mean(13), means_by_hand(), shuffle(), if_body(), merged_batch(),
     ]  # fmt: skip
