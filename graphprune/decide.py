@@ -11,18 +11,23 @@ import onnx_ir as ir
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.planning import plan_from_removed
 from graphprune.compose import compose
-from graphprune.measure.size import count_parameters
+from graphprune.errors import UsageError
+from graphprune.measure.size import NOT_WEIGHTS, count_parameters
 from graphprune.onnx.analyse import analyse_graph
-from graphprune.onnx.costs import mac_function
+from graphprune.onnx.costs import mac_function, whole_uses
 from graphprune.onnx.shapes import Shapes, infer_shapes
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
 from graphprune.rewrite import rewrite
+from graphprune.rules.context import node_name
 from graphprune.selection.cost import CostModel
-from graphprune.selection.ratios import Policy
+from graphprune.selection.ratios import Policy, named, names
 from graphprune.selection.select import Budget, select
 
 Progress = Callable[..., None]
+
+_DIMS = "/dims"
+"""Ends the name of a group of dims inside heads; without it, it would be that of the heads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,7 @@ def decide(
         residual=options.residual,
         heads=options.heads,
     )
+    _check_globs(model, graph, options)
 
     def outer(more: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
         return _plan(subject, graph, budget, policy, [*refused, *more]), graph
@@ -80,6 +86,29 @@ def decide(
     bindings = [s.binding for s in shapes]
     plan, _, smaller = rewrite(model, bindings, plan, graph, outer)
     return compose(plan, _dims(replace(subject, model=smaller))), graph
+
+
+def _check_globs(model: ir.Model, graph: DependencyGraph, options: Options) -> None:
+    """A glob that names nothing is a slip of the pen."""
+    known = {name for group in graph.groups for name in names(group)}
+    known.update(site.owner for site in graph.sites)
+    if options.head_dims is not None:
+        known.update([f"{name}{_DIMS}" for name in known])
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        known.add(node_name(node))
+        known.update(v.name or "" for v in (*node.inputs, *node.outputs) if v is not None)
+    given = {
+        "--only": options.only,
+        "--exclude": options.exclude,
+        "--group-ratio": [glob for glob, _ in options.group_ratio],
+    }
+    for option, globs in given.items():
+        for glob in globs:
+            if not any(named(name, glob) for name in known):
+                raise UsageError(
+                    f"{option} '{glob}' names no group, layer, node, tensor or initializer of the "
+                    "model: graphprune inspect lists them"
+                )
 
 
 def _plan(
@@ -99,7 +128,13 @@ def _plan(
         return tensor.numpy()
 
     def cost() -> CostModel:
-        return CostModel(graph, mac_function(model, shapes[0]), count_parameters(model))
+        return CostModel(
+            graph,
+            mac_function(model, shapes[0]),
+            count_parameters(model),
+            whole=whole_uses(model, graph.sites),
+            uncounted={n for n, v in initializers.items() if v.dtype in NOT_WEIGHTS},
+        )
 
     selection = select(
         graph,
@@ -117,7 +152,7 @@ def _plan(
         selection.removed,
         source_sha256=subject.sha256,
         choices=selection.choices,
-        unpruned=[*graph.unpruned, *selection.left, *refused],
+        unpruned=[*selection.left, *refused, *graph.unpruned],  # first what the user can change
         binding=shapes[0].binding,
     )
 
@@ -129,6 +164,7 @@ def _dims(subject: _Subject) -> Plan:
     shapes = [infer_shapes(subject.model, b) for b in bindings]
     subject = replace(subject, shapes=shapes)
     graph = analyse_graph(subject.model, shapes[0], shapes[1], blocks=False)
+    graph = replace(graph, groups=tuple(replace(g, name=f"{g.name}{_DIMS}") for g in graph.groups))
     policy = Policy(
         only=options.only,
         exclude=options.exclude,
@@ -141,9 +177,7 @@ def _dims(subject: _Subject) -> Plan:
         return replace(plan, unpruned=tuple(refused)), graph
 
     plan, _, _ = rewrite(subject.model, bindings, inner(())[0], graph, inner)
-    named = [replace(g, name=f"{g.name}/dims") for g in plan.groups]
-    left = [replace(u, group=f"{u.group}/dims") for u in plan.unpruned]
-    return replace(plan, groups=tuple(named), unpruned=tuple(left))
+    return plan
 
 
 def initializers_of(model: ir.Model) -> dict[str, ir.Value]:

@@ -23,9 +23,9 @@ class Options:
         heads: Of each attention's heads; None: as `channels`.
         head_dims: Of the dimensions inside heads; None: they are left.
         residual: Include residual widths that run through LayerNorm or RMSNorm.
-        only: Globs: leave all groups that none of them names.
-        exclude: Globs of groups to leave.
-        group_ratio: (glob, ratio) of single groups.
+        only: Globs (or one): leave all groups that none of them names.
+        exclude: Globs (or one) of groups to leave.
+        group_ratio: (glob, ratio) of single groups, or a mapping; the last that matches decides.
         dims: Sizes of dynamic dimensions for analysis, verification and timing.
         provider: onnxruntime execution provider.
         threads: onnxruntime's intra-op threads.
@@ -56,6 +56,13 @@ class Options:
     allow_slower: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("only", "exclude"):
+            given = getattr(self, name)
+            globs = (given,) if isinstance(given, str) else tuple(given)
+            object.__setattr__(self, name, globs)
+        pairs = self.group_ratio
+        pairs = tuple(pairs.items()) if isinstance(pairs, Mapping) else tuple(pairs)
+        object.__setattr__(self, "group_ratio", pairs)
         ratios = {"channels": self.channels, "params": self.params, "macs": self.macs}
         ratios |= {"heads": self.heads, "head_dims": self.head_dims}
         ratios |= {f"group_ratio of {glob!r}": r for glob, r in self.group_ratio}
@@ -71,6 +78,9 @@ class Options:
             raise UsageError(f"scope '{self.scope}' is neither 'local' nor 'global'")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
             raise UsageError(f"align '{self.align}' is neither 'auto' nor a number of channels")
+        for name, least in (("threads", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} {getattr(self, name)} is out of range: at least {least}")
 
     @property
     def says_what_stays(self) -> bool:

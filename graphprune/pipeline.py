@@ -395,5 +395,6 @@ def _weight_bytes(model: ir.Model) -> int:
 def _require_something(plan: Plan, options: Options) -> None:
     if plan.tensors or plan.initializers or options.allow_slower:
         return
-    reasons = "; ".join(f"{u.node}: {u.reason}" for u in plan.unpruned[:3])
-    raise NothingGainedError(f"no group could be pruned ({reasons or 'the model has no weights'})")
+    reasons = list(dict.fromkeys(f"{u.node}: {u.reason}" for u in plan.unpruned))[:3]
+    text = "; ".join(reasons) or "no weight of the model carries channels that could leave"
+    raise NothingGainedError(f"no group could be pruned ({text})")

@@ -9,26 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
+from graphprune.onnx.costs import Sized, mac_rule, repeats
 from graphprune.rules.context import Dims, node_name
 
 MacRule = Callable[[ir.Node, Dims], int]
-
-
-class ConcreteShapes(Protocol):
-    """What counting needs of `graphprune.onnx.shapes.Shapes`."""
-
-    @property
-    def dims(self) -> Mapping[ir.Value, tuple[int, ...]]:
-        """Value -> concrete shape."""
-
-    @property
-    def values(self) -> Mapping[ir.Value, np.ndarray]:
-        """Value -> contents, where shape arithmetic could be folded."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,7 @@ class MacCount:
 
 def count_macs(
     model: ir.Model,
-    shapes: ConcreteShapes,
+    shapes: Sized,
     find: Callable[[ir.Node], MacRule | None] | None = None,
 ) -> MacCount:
     """Count the MACs of one run of `model` at the binding `shapes` was inferred with.
@@ -67,7 +55,7 @@ def count_macs(
             raise _Unknown(value.name)
         return shape
 
-    counter = _Counter(shapes, dims, find or _registered(model))
+    counter = _Counter(shapes, dims, find or partial(mac_rule, model))
     by_node = counter.graph(model.graph)
     return MacCount(sum(by_node.values()), by_node, tuple(counter.unknown))
 
@@ -78,7 +66,7 @@ class _Unknown(Exception):
 
 class _Counter:
     def __init__(
-        self, shapes: ConcreteShapes, dims: Dims, find: Callable[[ir.Node], MacRule | None]
+        self, shapes: Sized, dims: Dims, find: Callable[[ir.Node], MacRule | None]
     ) -> None:
         self.shapes = shapes
         self.dims = dims
@@ -97,8 +85,8 @@ class _Counter:
         if graphs:
             bodies = [self.graph(a.as_graph()) for a in graphs]
             costliest = max(bodies, key=lambda body: sum(body.values()))
-            repeats = self.repeats(node)
-            return {name: macs * repeats for name, macs in costliest.items() if repeats}
+            times = repeats(node, self.shapes)
+            return {name: macs * times for name, macs in costliest.items() if times}
         rule = self.find(node)
         if rule is None:
             return {}
@@ -108,35 +96,3 @@ class _Counter:
             self.unknown.append(node_name(node))
             return {}
         return {node_name(node): macs} if macs else {}
-
-    def repeats(self, node: ir.Node) -> int:
-        """How often a body runs: 1 where that depends on the data."""
-        if node.op_type == "Loop" and node.inputs and node.inputs[0] is not None:
-            trips = self.shapes.values.get(node.inputs[0])
-            if trips is None and node.inputs[0].const_value is not None:
-                trips = node.inputs[0].const_value.numpy()
-            return 1 if trips is None else max(0, int(np.asarray(trips).reshape(-1)[0]))
-        if node.op_type == "Scan":
-            count = node.attributes["num_scan_inputs"].as_int()
-            axes = node.attributes.get("scan_input_axes")
-            scanned = self.shapes.dims.get(node.inputs[-count]) if count else None  # type: ignore[arg-type]
-            if scanned is not None:
-                return scanned[axes.as_ints()[0] if axes is not None else 0]
-        return 1
-
-
-def _registered(model: ir.Model) -> Callable[[ir.Node], MacRule | None]:
-    """Looks up the registered rule of a node and, for an op without one, the plain MAC table."""
-    import graphprune.rules.onnx  # noqa: F401  (registers the rules)
-    from graphprune.rules.onnx._macs import MACS
-    from graphprune.rules.registry import registry
-
-    def find(node: ir.Node) -> MacRule | None:
-        version = model.graph.opset_imports.get(node.domain)
-        rule = registry.find(node.domain, node.op_type, version)
-        if rule is not None:
-            return rule.macs
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        return MACS.get((domain, node.op_type))
-
-    return find

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 # int64 and bool tensors are shapes, indices and masks; a quantised weight is at most 32 bits wide.
-_NOT_WEIGHTS = {
+NOT_WEIGHTS = {
     ir.DataType.INT64,
     ir.DataType.UINT64,
     ir.DataType.BOOL,
@@ -26,7 +26,7 @@ def count_parameters(model: ir.Model) -> int:
     Each initializer counts once, however many nodes read it. int64 and bool tensors hold shapes,
     indices and masks and do not count; a quantised weight (int8, uint4, ...) does.
     """
-    return sum(tensor.size for tensor in _tensors(model) if tensor.dtype not in _NOT_WEIGHTS)
+    return sum(tensor.size for tensor in _tensors(model) if tensor.dtype not in NOT_WEIGHTS)
 
 
 def model_bytes(model: ir.Model) -> int:

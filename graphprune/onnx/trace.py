@@ -15,7 +15,7 @@ from graphprune.rules.context import Findings, OpContext, is_weight, node_name
 from graphprune.rules.onnx.mean import summed
 from graphprune.rules.registry import registry
 
-_STRONG = {
+STRONG = {
     *(ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE),
     *(ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2),
     *(ir.DataType.INT4, ir.DataType.UINT4),
@@ -126,9 +126,9 @@ class _Run:
                     self.alg.pin(factors, f"two tensors are called '{name}'")
         uses: dict[tuple[str, int, str], list[tuple[ir.Node, int]]] = {}
         for node, i in self.found.uses:
-            value = node.inputs[i]
-            assert value is not None
-            uses.setdefault((node_name(node), i, value.name or ""), []).append((node, i))
+            read = node.inputs[i]
+            assert read is not None
+            uses.setdefault((node_name(node), i, read.name or ""), []).append((node, i))
         for (name, _, initializer), alike in uses.items():
             if len(alike) > 1:
                 self.alg.space.node = name
@@ -157,7 +157,7 @@ class _Run:
                             use.shape,
                             use.factors,
                             frozenset(),
-                            value.dtype in _STRONG,
+                            value.dtype in STRONG,
                             order,
                             owner(node, value),
                         )

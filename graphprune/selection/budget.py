@@ -8,9 +8,11 @@ import numpy as np
 
 from graphprune.analysis.groups import Group
 from graphprune.errors import UnreachableTargetError
-from graphprune.selection.widths import Grid, choices, counts_for, uniform
+from graphprune.selection.widths import Grid, counts_for, kept_units, next_counts
 
 Counts = dict[str, tuple[int, ...]]
+
+_HALVINGS = 24
 
 
 def meet_budget(
@@ -26,7 +28,7 @@ def meet_budget(
     """Units kept of every group so that `cost` is at most `target` and as close as the grid lets.
 
     Bisects one ratio for all groups, then gives back steps to single groups, those whose next units
-    score highest first, while the budget holds.
+    score highest first, until no step of any group fits.
 
     Args:
         groups: What the budget decides.
@@ -46,18 +48,18 @@ def meet_budget(
         wanted = ratios(ratio)
         return {**fixed, **{g.name: counts_for(g, wanted[g.name], grid) for g in groups}}
 
-    best: Counts | None = None
-    least = at(0.0)
-    if cost(least) > target:
+    best = at(0.0)
+    least = cost(best)
+    if least > target:
         raise UnreachableTargetError(
-            f"the {what} target cannot be reached: {cost(least):,.0f} is the least that can stay, "
+            f"the {what} target cannot be reached: {least:,.0f} is the least that can stay, "
             f"{target:,.0f} was asked for"
         )
+    everything = at(1.0)
+    if cost(everything) <= target:
+        return everything
     low, high = 0.0, 1.0
-    best = least
-    if cost(at(1.0)) <= target:
-        return at(1.0)
-    for _ in range(24):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         found = at(middle)
         if cost(found) <= target:
@@ -75,32 +77,30 @@ def _give_back(
     cost: Callable[[Counts], float],
     target: float,
 ) -> Counts:
-    options = {g.name: choices(g, grid) for g in groups if uniform(g)}
+    """One step after the other, the most valuable first, as long as any fits."""
+    steps: dict[str, tuple[tuple[int, ...], float]] = {}
+
+    def look(group: Group) -> None:
+        """The next larger width of a group, and the mean score of what would come back."""
+        steps.pop(group.name, None)
+        present = counts[group.name]
+        larger = next_counts(group, present, grid)
+        if larger is not None:
+            scored = scores[group.name]
+            back = np.setdiff1d(
+                kept_units(group, scored, larger), kept_units(group, scored, present)
+            )
+            steps[group.name] = larger, float(scored[back].mean())
+
+    for group in groups:
+        look(group)
     by_name = {g.name: g for g in groups}
-
-    def next_step(name: str) -> int | None:
-        larger = [n for n in options[name] if n > counts[name][0]]
-        return larger[0] if larger else None
-
-    def gain(name: str) -> float:
-        group, present = by_name[name], counts[name][0]
-        step = next_step(name)
-        if step is None:
-            return -1.0
-        order = np.sort(scores[name][group.cells[0]])[::-1]
-        return float(order[present:step].mean())
-
-    active = [n for n in options if next_step(n) is not None]
-    while active:
-        active.sort(key=lambda n: (-gain(n), n))
-        name = active[0]
-        step = next_step(name)
-        assert step is not None
-        trial = {**counts, name: (step,) * len(by_name[name].cells)}
+    while steps:
+        name = min(steps, key=lambda n: (-steps[n][1], n))
+        trial = {**counts, name: steps[name][0]}
         if cost(trial) <= target:
             counts = trial
-            if next_step(name) is None:
-                active.remove(name)
-        else:
-            active.remove(name)
+            look(by_name[name])
+        else:  # it will not fit later either: the others only grow
+            del steps[name]
     return counts

@@ -88,13 +88,15 @@ def _aggregate(group: Group, weight: WeightOf, measure: Measure, criterion: str)
     else:
         members = [m for m in members if len(m.site.shape) > 1] or members
     total = np.zeros(group.size)
+    times = np.zeros(group.size)
     for member in members:
         rows, present = unit_rows(group, member, weight(member.site.name))
         values = measure(rows)
         mean = values.mean() if values.size else 0.0
         if mean > 0:
             total[present] += values / mean
-    return total if total.any() else np.ones(group.size)
+            times[present] += 1
+    return total / np.maximum(times, 1) if total.any() else np.ones(group.size)
 
 
 def unit_rows(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

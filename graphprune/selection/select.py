@@ -87,6 +87,9 @@ def select(
         return local_ratios(free, ratio)
 
     counts = _counts(free, fixed, budget, ratios, scored, grid, graph, cost)
+    asked = dict(own)
+    if budget.channels is not None:
+        asked |= ratios(budget.channels)
     removed = np.zeros(graph.resolver.classes.count, bool)
     chosen: list[GroupChoice] = []
     for group in graph.groups:
@@ -94,15 +97,25 @@ def select(
             continue
         kept = kept_units(group, scored[group.name], counts[group.name])
         if kept.size == group.size:
-            if budget.channels is not None and budget.channels < 1:
-                reason = f"no smaller width of its {group.size} units is on the grid (--align 1)"
-                left.append(Unpruned(group.name, reason, group.name))
+            reason = _why_whole(group, asked.get(group.name))
+            left.append(Unpruned(group.name, reason, group.name))
             continue
         gone = np.ones(group.size, bool)
         gone[kept] = False
         removed[group.units[gone]] = True
         chosen.append(_choice(group, kept, scored[group.name]))
     return Selection(removed, tuple(chosen), tuple(left), counts)
+
+
+def _why_whole(group: Group, ratio: float | None) -> str:
+    if ratio is None:
+        return "the budget is met without it"
+    if ratio >= 1:
+        return "all of it was to stay"
+    return (
+        f"of the widths that --align allows, all of its {group.size} units are nearest to "
+        f"{ratio:.3g} of them"
+    )
 
 
 def _counts(
@@ -124,14 +137,14 @@ def _counts(
     which = 0 if budget.params is not None else 1
     fraction = budget.params if budget.params is not None else budget.macs
     assert fraction is not None
-    whole = model(graph.groups, {})[which]
+    whole = model({})[which]
     return meet_budget(
         free,
         ratios,
         fixed,
         scored,
         grid,
-        lambda counts: model(graph.groups, counts)[which],
+        lambda counts: model(counts)[which],
         fraction * whole,
         ("parameter", "MAC")[which],
     )
