@@ -26,7 +26,8 @@ _CONTRACTIONS = {
 _NODES = 2000
 
 
-_NEAR = 1 / 8  # of a group's units: how far a count may be from the ratio for the grid's sake
+# How far a count may be from the ratio for the sake of the direction, of a group's units.
+_NEAR_BELOW, _NEAR_ABOVE = 1 / 8, 0.3
 
 
 def grid_of(align: int | str) -> Grid:
@@ -121,8 +122,12 @@ def _rounded(options: Sequence[int], wanted: float, *, up: bool) -> int:
     below = max((n for n in options if n <= wanted), default=options[0])
     above = min((n for n in options if n >= wanted), default=options[-1])
     first, second = (above, below) if up else (below, above)
-    near = abs(first - wanted) <= _NEAR * options[-1]
-    return first if near or abs(first - wanted) <= abs(second - wanted) else second
+    near = _NEAR_ABOVE if up else _NEAR_BELOW
+    return (
+        first
+        if abs(first - wanted) <= near * options[-1] or abs(first - wanted) <= abs(second - wanted)
+        else second
+    )
 
 
 def _programme(group: Group, ratio: float, grid: Grid) -> tuple[int, ...] | None:
