@@ -215,9 +215,9 @@ def _factor(
     ratio = count if origin.op_type == "Mul" else 1 / count
     one, other = (np.asarray(t.numpy()).astype(np.float64) for t in (before, after))
     near = 1e-6 if before.dtype.itemsize >= 4 else 1e-2
-    if before.dtype == after.dtype and one.shape == other.shape:
-        if np.allclose(other, one * ratio, rtol=near, atol=0):
-            return ""
+    alike = before.dtype == after.dtype and one.shape == other.shape
+    if alike and np.allclose(other, one * ratio, rtol=near, atol=0):
+        return ""
     return f"('{want.name}') is not the factor of a mean over what is kept"
 
 

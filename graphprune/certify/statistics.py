@@ -315,7 +315,8 @@ def _global_average(norm: Norm) -> Outputs:
 def _mean_by_hand(norm: Norm) -> Outputs:
     """A sum over everything times 1 / counted, or divided by it."""
     one, other = norm.input(0), norm.input(1)
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     mean = norm.emit.op(norm.node.op_type, one, other)
     return [norm.emit.op("Mul", mean, norm.scalar(norm.entries.ratio(norm.axes)))]
 

@@ -1,9 +1,9 @@
 """Mul and Div, and the means that are written with them: a ReduceSum times 1 / C, or divided by C.
 
-Exact against a zero mask such a mean would still divide by C when C' channels are left, and a network
-that is normalised so would see its activations shrink (tf2onnx and jax write LayerNorm by hand). It
-is therefore a statistic like ReduceMean: taken over what is kept, and noted in the plan. The
-statistics node is the Mul or Div; the axes are those of the ReduceSum's input.
+Exact against a zero mask such a mean would still divide by C when C' channels are left, and what
+is normalised with it would shrink (tf2onnx and jax write LayerNorm by hand). It is therefore a
+statistic like ReduceMean: taken over what is kept, and noted in the plan. The statistics node is
+the Mul or Div; the axes are those of the ReduceSum's input.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def summed(node: ir.Node) -> tuple[ir.Node, int] | None:
         while producer is not None and producer.op_type in _VIEWS:
             value = producer.inputs[0]
             producer = None if value is None else value.producer()
-        if producer is not None and producer.op_type in _SUMS and producer.domain in ("", "ai.onnx"):
+        if producer is not None and producer.op_type in _SUMS:
             return producer, place
     return None
 
@@ -96,6 +96,7 @@ def _count(shape: Sequence[int], axes: Sequence[int]) -> int:
 
 @op_rule("", "Mul", "Div", resize=resize_mean)
 def scale(ctx: OpContext) -> None:
+    """Elementwise; where it makes a mean of a sum, a statistic."""
     pointwise(ctx)
     axes = mean_axes(ctx)
     found = summed(ctx.node)
