@@ -26,8 +26,7 @@ _CONTRACTIONS = {
 _NODES = 2000
 
 
-# How far a count may be from the ratio for the sake of the direction, of a group's units.
-_NEAR_BELOW, _NEAR_ABOVE = 1 / 8, 0.3
+_NEAR = 1 / 8  # how far a count may be from the ratio for the sake of a direction, of all units
 
 
 def grid_of(align: int | str) -> Grid:
