@@ -121,12 +121,9 @@ def _rounded(options: Sequence[int], wanted: float, *, up: bool) -> int:
     below = max((n for n in options if n <= wanted), default=options[0])
     above = min((n for n in options if n >= wanted), default=options[-1])
     first, second = (above, below) if up else (below, above)
-    near = _NEAR_ABOVE if up else _NEAR_BELOW
-    return (
-        first
-        if abs(first - wanted) <= near * options[-1] or abs(first - wanted) <= abs(second - wanted)
-        else second
-    )
+    deviation = abs(first - wanted)
+    near = deviation <= _NEAR * options[-1]
+    return first if near or deviation <= abs(second - wanted) else second
 
 
 def _programme(group: Group, ratio: float, grid: Grid) -> tuple[int, ...] | None:
