@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from graphprune.labels import Labels
 from graphprune.rules.context import OpContext
 from graphprune.rules.onnx._macs import einsum_macs, einsum_terms
-from graphprune.rules.onnx.matmul import place, taken
+from graphprune.rules.onnx.matmul import hint_heads, place, taken
 from graphprune.rules.registry import op_rule
 
 _DIAGONAL = "a diagonal is taken of it"
@@ -35,6 +35,7 @@ def creating(terms: Sequence[Sequence[str]], output: Sequence[str]) -> list[list
 
 @op_rule("", "Einsum", macs=einsum_macs)
 def einsum(ctx: OpContext) -> None:
+    """Any number of operands, letters in any order, ellipses, diagonals."""
     alg = ctx.alg
     count = len(ctx.node.inputs)
     shapes = [ctx.shape(i) for i in range(count)]
@@ -43,7 +44,8 @@ def einsum(ctx: OpContext) -> None:
     axis = {x: i for i, x in enumerate(letters)}
     rank = len(letters)
 
-    wide = {x for t, s in zip(terms, shapes, strict=True) for x, n in zip(t, s, strict=True) if n > 1}
+    sizes = [zip(term, shape, strict=True) for term, shape in zip(terms, shapes, strict=True)]
+    wide = {x for pairs in sizes for x, n in pairs if n > 1}
     create = creating([[x for x in term if x in wide] for term in terms], output)
 
     operands: list[Labels] = []
@@ -53,10 +55,10 @@ def einsum(ctx: OpContext) -> None:
         if len(set(term)) < len(term):
             t = _diagonal(ctx, i, term)
             names = {a: axis[x] for a, x in enumerate(term)}
-            shape = [1] * rank
+            space = [1] * rank
             for size, x in zip(t.shape, term, strict=True):
-                shape[axis[x]] = size
-            operands.append(Labels(tuple(shape), tuple(f.renamed(names) for f in t.factors)))
+                space[axis[x]] = size
+            operands.append(Labels(tuple(space), tuple(f.renamed(names) for f in t.factors)))
             places.append(())
             continue
         places.append(tuple(axis[x] for x in term))
@@ -70,6 +72,9 @@ def einsum(ctx: OpContext) -> None:
     for i, operand in enumerate(operands):
         if operand.weight:
             ctx.adopt(i, taken(met.operands[i], places[i]))
+    if not any(o.weight for o in operands):
+        shared = (axis[x] for x in output if all(x in term for term in terms))
+        hint_heads(ctx, met.factors, tuple(shared))
     factors = alg.reduce(met.factors, contracted)
     shape = tuple(met.shape[axis[x]] for x in output)
     names = {axis[x]: i for i, x in enumerate(output)}
