@@ -260,12 +260,14 @@ def _same_interface(model: ir.Model, pruned: ir.Model) -> None:
 def _reference(model: ir.Model, feeds: Mapping[str, Array], names: Any) -> Mapping[str, Array]:
     from onnx.reference import ReferenceEvaluator
 
+    from reference_ops import OPS
+
     from graphprune.onnx.runtime import _with_outputs
 
     proto = ir.to_proto(_with_outputs(model, list(names)))
     outputs = [o.name for o in proto.graph.output]
     with np.errstate(all="ignore"):
-        results = ReferenceEvaluator(proto).run(None, dict(feeds))
+        results = ReferenceEvaluator(proto, new_ops=OPS).run(None, dict(feeds))
     return dict(zip(outputs, results, strict=True))
 
 

@@ -24,14 +24,23 @@ def from_heads(net: Net, y: str, heads: int, size: int) -> str:
 def tables(net: Net, positions: int, half: int) -> tuple[str, str]:
     """Cosines and sines `[positions, half]`."""
     angles = net.rng.uniform(0, 6, (positions, half))
-    return net.const(np.cos(angles).astype(np.float32)), net.const(np.sin(angles).astype(np.float32))
+    return net.const(np.cos(angles).astype(np.float32)), net.const(
+        np.sin(angles).astype(np.float32)
+    )
 
 
 @case(*((m, g, o) for m in (True, False) for g in (1, 2, 3) for o in (23, 24)))
 def self_attention(rng: Rng, flat: bool, group: int, opset: int) -> Example:
     """Merged or split operands; query heads that share a kv head leave together."""
     net = Net(rng, opset)
-    n, kv, d, e, s, m = net.size(3, 5), net.size(2, 4), net.size(3, 5), net.size(3, 5), 5, net.size(3, 5)
+    n, kv, d, e, s, m = (
+        net.size(3, 5),
+        net.size(2, 4),
+        net.size(3, 5),
+        net.size(3, 5),
+        5,
+        net.size(3, 5),
+    )
     h = kv * group
     x = net.input([net.batch, s, n])
     q, k, v = merged(net, x, n, h * d, kv * d, kv * e)
@@ -183,7 +192,14 @@ def rotary(rng: Rng, flat: bool, interleaved: int, kind: str) -> Example:
     """Rotary queries and keys, then attention: pairs leave together, the same of every head."""
     net = Net(rng, 23)
     net.batch = 2
-    n, h, pairs, e, s, m = net.size(3, 5), net.size(2, 3), net.size(2, 4), net.size(3, 5), 5, net.size(3, 5)
+    n, h, pairs, e, s, m = (
+        net.size(3, 5),
+        net.size(2, 3),
+        net.size(2, 4),
+        net.size(3, 5),
+        5,
+        net.size(3, 5),
+    )
     rest = net.size(2, 4) if kind == "partial" else 0
     rest += rest % 2
     d = 2 * pairs + rest
@@ -194,13 +210,18 @@ def rotary(rng: Rng, flat: bool, interleaved: int, kind: str) -> Example:
         attributes["rotary_embedding_dim"] = 2 * pairs
     if kind == "batch":
         angles = net.rng.uniform(0, 6, (2, s, pairs))
-        caches = [net.const(np.cos(angles).astype(np.float32)), net.const(np.sin(angles).astype(np.float32))]
+        caches = [
+            net.const(np.cos(angles).astype(np.float32)),
+            net.const(np.sin(angles).astype(np.float32)),
+        ]
         where = []
     else:
         caches = list(tables(net, 9, pairs))
         where = [net.const(net.rng.integers(0, 9, (2, s)))]
     if flat:
-        q, k = (net.op("RotaryEmbedding", t, *caches, *where, num_heads=h, **attributes) for t in (q, k))
+        q, k = (
+            net.op("RotaryEmbedding", t, *caches, *where, num_heads=h, **attributes) for t in (q, k)
+        )
         y = net.op("Attention", q, k, v, q_num_heads=h, kv_num_heads=h)
     else:
         q, k, v = (to_heads(net, t, h, c) for t, c in ((q, d), (k, d), (v, e)))

@@ -7,12 +7,13 @@ from audit_net import MS, Example, Net, Rng, case
 from cases_attention import merged, tables, to_heads
 from onnx import TensorProto
 
+
 def sizes(net: Net) -> tuple[int, int, int, int, int]:
     """Input width, heads, head size, length, output width."""
     return net.size(3, 5), net.size(2, 4), net.size(3, 5), 5, net.size(3, 5)
 
 
-# -- Attention with its packed projection -----------------------------------------------------------
+# -- Attention with its packed projection ----------------------------------------------------------
 
 
 @case("plain", "value_width", "no_bias", "scale", "causal", "bias_of_heads", "padded")
@@ -39,7 +40,9 @@ def packed_projection(rng: Rng, kind: str) -> Example:
         operands.append(
             net.op(
                 "Cast",
-                net.input([net.batch, s], TensorProto.INT64, lambda r, shape: r.integers(0, 2, shape)),
+                net.input(
+                    [net.batch, s], TensorProto.INT64, lambda r, shape: r.integers(0, 2, shape)
+                ),
                 to=TensorProto.INT32,
             )
         )
@@ -75,7 +78,7 @@ def packed_projection_cached(rng: Rng, kind: str) -> Example:
     return net.example(y, units=[h], inner=[2 * h * d])
 
 
-# -- MultiHeadAttention -----------------------------------------------------------------------------
+# -- MultiHeadAttention ----------------------------------------------------------------------------
 
 
 @case("plain", "bias", "scale", "causal", "cross", "bias_of_heads", "padded")
@@ -97,7 +100,9 @@ def multi_head(rng: Rng, kind: str) -> Example:
     if kind == "bias_of_heads":
         operands += ["", "", net.const(rng.normal(0, 1, (1, h, s, s)).astype(np.float32))]
     if kind == "padded":
-        mask = net.input([net.batch, s], TensorProto.INT64, lambda r, shape: r.integers(0, 2, shape))
+        mask = net.input(
+            [net.batch, s], TensorProto.INT64, lambda r, shape: r.integers(0, 2, shape)
+        )
         operands += ["", net.op("Cast", mask, to=TensorProto.INT32)]
     y = net.op("MultiHeadAttention", *operands, domain=MS, **attributes)
     return net.example(net.dense(y, h * e, m), units=[h], inner=[h * d, h * e])
@@ -134,7 +139,7 @@ def multi_head_cached(rng: Rng, kind: str) -> Example:
     return net.example(y, units=[h], inner=[2 * h * d])
 
 
-# -- GroupQueryAttention ----------------------------------------------------------------------------
+# -- GroupQueryAttention ---------------------------------------------------------------------------
 
 
 def lengths(net: Net, s: int) -> list[str]:
@@ -176,10 +181,8 @@ def grouped(rng: Rng, layout: str, group: int, turned: str) -> Example:
     y = net.dense(y, h * d, m)
     run = 8 if turned == "none" else 16
     values = kv * d // run
-    if turned == "none":
-        keys = kv * d // run
-    else:  # pairs that all heads share, then what is not turned
-        keys = width // 16 + kv * (d - width) // 16
+    # Pairs that all heads share, then what is not turned.
+    keys = width // 16 + kv * (d - width) // run
     return net.example(y, units=[kv], inner=[keys + values])
 
 
@@ -220,7 +223,7 @@ def grouped_extras(rng: Rng, kind: str) -> Example:
     return net.example(y, units=[kv], inner=inner)
 
 
-# -- RotaryEmbedding --------------------------------------------------------------------------------
+# -- RotaryEmbedding ------------------------------------------------------------------------------
 
 
 @case(*((f, i, p) for f in (True, False) for i in (0, 1) for p in ("full", "part", "no_heads")))

@@ -119,8 +119,10 @@ def one_operand(rng: Rng, equation: str) -> Example:
     if equation == "bsi->is":
         return net.example(net.op("MatMul", net.weight(m, c, fan_in=c), y), units=[c])
     if equation == "bsi":
-        return net.example(net.op("MatMul", net.weight(m, c, fan_in=c), net.op(
-            "Transpose", y, perm=[0, 1, 2])), units=[c])
+        return net.example(
+            net.op("MatMul", net.weight(m, c, fan_in=c), net.op("Transpose", y, perm=[0, 1, 2])),
+            units=[c],
+        )
     return net.example(net.dense(y, 3 if equation == "bsi->sb" else s, m), units=[c])
 
 

@@ -79,9 +79,7 @@ def whole_sequence(rng: Rng, op: str, direction: str | None) -> Example:
         attributes["clip"] = 1.5
     y = layer(net, op, x, width, hidden, direction=direction, **attributes)[0]
     directions = 2 if direction == "bidirectional" else 1
-    return net.example(
-        steps_out(net, y, directions, hidden, m), units=[width, directions * hidden]
-    )
+    return net.example(steps_out(net, y, directions, hidden, m), units=[width, directions * hidden])
 
 
 @case(*GATES)
@@ -112,9 +110,7 @@ def peepholes(rng: Rng, op: str) -> Example:
     directions = 2 if direction == "bidirectional" else 1
     p = net.vector(directions, 3 * hidden)
     y = layer(net, op, x, width, hidden, direction=direction, peepholes=p)[0]
-    return net.example(
-        steps_out(net, y, directions, hidden, m), units=[width, directions * hidden]
-    )
+    return net.example(steps_out(net, y, directions, hidden, m), units=[width, directions * hidden])
 
 
 @case(*GATES)
@@ -131,9 +127,7 @@ def activations(rng: Rng, op: str) -> Example:
         "RNN": ["Softplus"],
     }[op]
     y = layer(net, op, x, width, hidden, direction=direction, activations=names * directions)[0]
-    return net.example(
-        steps_out(net, y, directions, hidden, m), units=[width, directions * hidden]
-    )
+    return net.example(steps_out(net, y, directions, hidden, m), units=[width, directions * hidden])
 
 
 @case(*GATES)
@@ -147,9 +141,7 @@ def initial_weights(rng: Rng, op: str) -> Example:
     directions = 2 if direction == "bidirectional" else 1
     states = (net.vector(directions, 2, hidden), net.vector(directions, 2, hidden))
     y = layer(net, op, x, width, hidden, direction=direction, states=states)[0]
-    return net.example(
-        steps_out(net, y, directions, hidden, m), units=[width, directions * hidden]
-    )
+    return net.example(steps_out(net, y, directions, hidden, m), units=[width, directions * hidden])
 
 
 @case(*GATES)

@@ -1,7 +1,7 @@
 """What all fused attention ops share: heads, grouped queries, masks, caches, rotary embeddings.
 
-An op with its own layout brings q, k and v to `[batch, heads, length, head size]` and calls `attend`,
-which is two contractions with a softmax between them, as they stand in an unfused graph.
+An op with its own layout brings q, k and v to `[batch, heads, length, head size]` and calls
+`attend`: two contractions with a softmax between them, as they stand in an unfused graph.
 """
 
 from __future__ import annotations
@@ -121,9 +121,7 @@ def attend(
         y=alg.reshape(y_labels, (batch, heads, length, v.shape[3])),
         key=k.factors,
         value=v.factors,
-        scores=alg.reshape(
-            Labels(scores.shape[:5], scores.factors), (batch, heads, length, keys)
-        ),
+        scores=alg.reshape(Labels(scores.shape[:5], scores.factors), (batch, heads, length, keys)),
     )
 
 
@@ -186,12 +184,17 @@ def _sink(ctx: OpContext, scores: Labels, i: int) -> Labels:
 
 def whole_heads(alg: Algebra, t: Labels, reason: str) -> Labels:
     """`[batch, heads, length, size]` of an op that cannot lose dims: heads leave, or nothing."""
+    return whole_blocks(alg, t, 1, 3, reason)
+
+
+def whole_blocks(alg: Algebra, t: Labels, outer: int, inner: int, reason: str) -> Labels:
+    """Nothing leaves from axis `inner` alone: indices of `outer` leave, or nothing."""
     factors = []
     for factor in t.factors:
         current: Factor | None = factor
-        if factor.removal == 3:
-            if alg.blocks and 1 in factor.index:
-                current = alg.tie(factor, 3, reason)
+        if factor.removal == inner:
+            if alg.blocks and outer in factor.index:
+                current = alg.tie(factor, inner, reason)
             else:
                 alg.pin(factor, reason)
                 current = None
@@ -212,8 +215,10 @@ def in_runs(alg: Algebra, t: Labels, size: int) -> Labels:
 
 
 def _tie_dims(alg: Algebra, t: Labels, axis: int, reason: str) -> Labels:
-    """Nothing differs along `axis`, a part of the dims (axes 3 and 4). Where that leaves one unit in a
-    head, the head leaves or, inside blocks, nothing."""
+    """Nothing differs along `axis`, a part of the dims (axes 3 and 4).
+
+    Where that leaves one unit in a head, the head leaves or, inside blocks, nothing.
+    """
     factors = []
     for factor in t.factors:
         current: Factor | None = factor
@@ -239,8 +244,8 @@ def rotate(
 ) -> Labels:
     """Labels after a rotary embedding of the first `width` dims of each head.
 
-    Dims i and i + width / 2 (2 i and 2 i + 1 where interleaved) leave together, and with them column
-    i of the tables of cosines and sines, which all heads share.
+    Dims i and i + width / 2 (2 i and 2 i + 1 where interleaved) leave together, and with them
+    column i of the tables of cosines and sines, which all heads share.
 
     Args:
         ctx: The node; tables among its inputs adopt.
@@ -286,7 +291,7 @@ def rotate(
     return result
 
 
-# -- sizes ------------------------------------------------------------------------------------------
+# -- sizes -----------------------------------------------------------------------------------------
 
 
 def kept_of(cut: Cut | None, size: int) -> np.ndarray:

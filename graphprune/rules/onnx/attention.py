@@ -76,13 +76,12 @@ def rotary(ctx: OpContext, caches: tuple[int, int]) -> None:
     if merged:
         heads = int(ctx.attr("num_heads", 0) or 0) or x.shape[2] // (2 * half)
         x = split_heads(ctx.alg, x, heads)
-    y = rotate(
-        ctx, x, caches, width=2 * half, interleaved=bool(ctx.attr("interleaved", 0))
-    )
+    y = rotate(ctx, x, caches, width=2 * half, interleaved=bool(ctx.attr("interleaved", 0)))
     ctx.set((merge_heads(ctx.alg, y) if merged else y).factors)
 
 
 @op_rule("", "RotaryEmbedding", since=23, resize=resize_rotary)
 def rotary_embedding(ctx: OpContext) -> None:
+    """X, cosines, sines, position ids."""
     ctx.pin(3, "it counts positions")
     rotary(ctx, (1, 2))

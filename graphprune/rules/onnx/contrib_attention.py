@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 
-from graphprune.labels import Labels
+from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext
 from graphprune.rules.onnx._attention import (
     attend,
@@ -25,13 +28,13 @@ from graphprune.rules.onnx._macs import (
 from graphprune.rules.onnx.attention import resize_rotary, rotary
 from graphprune.rules.onnx.conv import channel_operand
 from graphprune.rules.onnx.matmul import product
-from graphprune.rules.registry import op_rule
+from graphprune.rules.registry import op_rule, registry
 from graphprune.rules.resize import Resize
 
 _MS = "com.microsoft"
 _POSITIONS = "it counts positions"
 _RUN = 8
-"""Head sizes that onnxruntime's GroupQueryAttention takes are multiples of this (twice with rotary)."""
+"""GroupQueryAttention's kernel takes head sizes that are multiples of this, twice with rotary."""
 
 
 def explicit_scale(r: Resize, size: int, left: int) -> None:
@@ -40,7 +43,7 @@ def explicit_scale(r: Resize, size: int, left: int) -> None:
         r.set_attr("scale", size**-0.5)
 
 
-# -- Attention: packed projection -------------------------------------------------------------------
+# -- Attention: packed projection ------------------------------------------------------------------
 
 
 def packed_sizes(sizes: object, width: int) -> list[int]:
@@ -56,7 +59,7 @@ def resize_packed(r: Resize) -> None:
     heads = int(r.attr("num_heads"))
     kept = kept_of(r.cut(1, 1), width)
     bounds = np.cumsum([0, *old])
-    new = [int(((kept >= a) & (kept < b)).sum()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    new = [int(((kept >= a) & (kept < b)).sum()) for a, b in pairwise(bounds)]
     if new == old:
         return
     left = heads_left(kept[kept < old[0]], old[0] // heads)
@@ -69,14 +72,20 @@ def resize_packed(r: Resize) -> None:
 @op_rule(_MS, "Attention", macs=fused_attention_macs, resize=resize_packed)
 def attention(ctx: OpContext) -> None:
     """X `[batch, length, input]`, W `[input, q + k + v]` -> `[batch, length, v]`, present."""
-    alg = ctx.alg
     if ctx.attr("past_present_share_buffer", 0):
         ctx.boundary("its past and present share one buffer of fixed size")
         return
-    heads = int(ctx.attr("num_heads"))
     packed = product(ctx, 0, 1)
     if ctx.has(2):
         packed = channel_operand(ctx, packed, 2, axis=2)
+    attend_packed(ctx, packed, mask=3, past=4, bias=5)
+
+
+def attend_packed(ctx: OpContext, packed: Labels, *, mask: int, past: int, bias: int) -> None:
+    """Attention of a projection `[batch, length, q + k + v]`; the arguments are input numbers."""
+    alg = ctx.alg
+    heads = int(ctx.attr("num_heads"))
+    quantised = ctx.node.op_type == "QAttention"
     parts = []
     start = 0
     for size in packed_sizes(ctx.attr("qkv_hidden_sizes"), packed.shape[2]):
@@ -85,21 +94,21 @@ def attention(ctx: OpContext) -> None:
     q, k, v = parts
     if ctx.attr("do_rotary", 0):
         q, k = (whole_heads(alg, t, "its rotary tables are made inside the op") for t in (q, k))
-    ctx.pin(3, _POSITIONS)
-    past = None
-    if ctx.has(4):
-        both = ctx.moved(4)
-        past = (part(alg, both, 0, 0), part(alg, both, 0, 1))
+    ctx.pin(mask, _POSITIONS)
+    cached = None
+    if ctx.has(past):
+        both = ctx.moved(past)
+        cached = (part(alg, both, 0, 0), part(alg, both, 0, 1))
     present = len(ctx.node.outputs) > 1 and bool(ctx.node.outputs[1].name)
     found = attend(
         ctx,
         q,
         k,
         v,
-        past=past,
-        masks=[5],
+        past=cached,
+        masks=[] if quantised else [bias],
         causal=bool(ctx.attr("unidirectional", 0)),
-        one_size=present or past is not None,
+        one_size=quantised or present or cached is not None,
     )
     ctx.set(merge_heads(alg, found.y).factors)
     if present:
@@ -110,7 +119,24 @@ def attention(ctx: OpContext) -> None:
         ctx.set(alg.concat(rows, 0)[0].factors, 1)
 
 
-# -- MultiHeadAttention: q, k and v, together or apart ----------------------------------------------
+@op_rule(_MS, "QAttention", macs=partial(fused_attention_macs, past=8), resize=resize_packed)
+def quantised_attention(ctx: OpContext) -> None:
+    """Attention of 8-bit X and W; columns of W have their own or one scale and zero point."""
+    ctx.pin(0, "a removed entry of a quantised input is not a zero")
+    if not ctx.labels(1).weight:
+        ctx.boundary("its weight is not constant")
+        return
+    width = ctx.shape(1)[1]
+    columns = Factor((1,), ctx.alg.space.fresh(width))
+    ctx.adopt(1, [columns])
+    packed = Labels((*ctx.shape(0)[:2], width), (columns.renamed({1: 2}),))
+    for i in (2, 4, 7):
+        if ctx.has(i):
+            packed = channel_operand(ctx, packed, i, axis=2)
+    attend_packed(ctx, packed, mask=5, past=8, bias=0)
+
+
+# -- MultiHeadAttention: q, k and v, together or apart ---------------------------------------------
 
 
 def resize_multi_head(r: Resize) -> None:
@@ -130,7 +156,7 @@ def resize_multi_head(r: Resize) -> None:
 
 @op_rule(_MS, "MultiHeadAttention", macs=multi_head_attention_macs, resize=resize_multi_head)
 def multi_head_attention(ctx: OpContext) -> None:
-    """q, k, v `[batch, length, heads * size]`, or packed, or k and v `[batch, heads, length, size]`."""
+    """q, k, v `[batch, length, heads * size]`; or packed; or k and v already split into heads."""
     alg = ctx.alg
     if ctx.has(8) or ctx.has(9):
         ctx.boundary("its past and present share one buffer of fixed size")
@@ -191,7 +217,7 @@ def biased(
     return result[0], result[1], result[2]
 
 
-# -- GroupQueryAttention ----------------------------------------------------------------------------
+# -- GroupQueryAttention ---------------------------------------------------------------------------
 
 
 def query_parts(r: Resize) -> tuple[np.ndarray, np.ndarray, int]:
@@ -215,11 +241,9 @@ def resize_grouped(r: Resize) -> None:
     explicit_scale(r, size, len(query) // heads)
 
 
-@op_rule(
-    _MS, "GroupQueryAttention", macs=grouped_query_attention_macs, resize=resize_grouped
-)
+@op_rule(_MS, "GroupQueryAttention", macs=grouped_query_attention_macs, resize=resize_grouped)
 def group_query_attention(ctx: OpContext) -> None:
-    """q `[batch, length, heads * size]`, k and v `[batch, length, kv heads * size]`, or all in q."""
+    """q `[batch, length, heads * size]`, k, v `[batch, length, kv heads * size]`, or all in q."""
     alg = ctx.alg
     if any(ctx.has(i) for i in (12, 13)):
         ctx.boundary("its caches are quantised")
@@ -231,36 +255,33 @@ def group_query_attention(ctx: OpContext) -> None:
     else:
         size = query.shape[2] // (heads + 2 * kv_heads)
         bounds = np.cumsum([0, heads * size, kv_heads * size, kv_heads * size])
-        merged = [alg.slice(query, 2, int(a), int(b), 1) for a, b in zip(bounds, bounds[1:], strict=False)]
+        merged = [alg.slice(query, 2, int(a), int(b), 1) for a, b in pairwise(bounds)]
     q, k, v = (
         split_heads(alg, t, n) for t, n in zip(merged, (heads, kv_heads, kv_heads), strict=True)
     )
     if ctx.attr("do_rotary", 0):
         width = 2 * ctx.shape(7)[-1]
         turn = bool(ctx.attr("rotary_interleaved", 0))
-        q, k = (
-            rotate(ctx, t, (7, 8), width=width, interleaved=turn, run=_RUN) for t in (q, k)
-        )
+        q, k = (rotate(ctx, t, (7, 8), width=width, interleaved=turn, run=_RUN) for t in (q, k))
         v = in_runs(alg, v, 2 * _RUN)
     else:
         q, k, v = (in_runs(alg, t, _RUN) for t in (q, k, v))
     past = (ctx.moved(3), ctx.moved(4)) if ctx.has(3) and ctx.has(4) else None
     for i in (5, 6, 9):
         ctx.pin(i, _POSITIONS)
-    found = attend(
-        ctx, q, k, v, past=past, masks=[10], sink=11, causal=True, one_size=True
-    )
+    found = attend(ctx, q, k, v, past=past, masks=[10], sink=11, causal=True, one_size=True)
     ctx.set(merge_heads(alg, found.y).factors)
     ctx.set(found.key, 1)
     ctx.set(found.value, 2)
     ctx.set(found.scores.factors, 3)
 
 
-# -- RotaryEmbedding and boundaries -----------------------------------------------------------------
+# -- RotaryEmbedding and boundaries ----------------------------------------------------------------
 
 
 @op_rule(_MS, "RotaryEmbedding", resize=resize_rotary)
 def rotary_embedding(ctx: OpContext) -> None:
+    """X, position ids, cosines, sines."""
     ctx.pin(1, _POSITIONS)
     rotary(ctx, (2, 3))
 
@@ -270,19 +291,20 @@ _PACKED = "its tokens are packed without padding"
 _SPARSE = "its block mask fixes the layout of the heads"
 
 
-@op_rule(
-    _MS, "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", boundary=_BUFFER
-)
+@op_rule(_MS, "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", boundary=_BUFFER)
 @op_rule(_MS, "DecoderAttention", boundary="its caches change their layout at run time")
 @op_rule(_MS, "PackedAttention", "PackedMultiHeadAttention", boundary=_PACKED)
 @op_rule(_MS, "SparseAttention", boundary=_SPARSE)
 @op_rule(_MS, "PagedAttention", boundary="its caches are pages of fixed size")
 @op_rule(
-    _MS, "LongformerAttention", "QOrderedAttention", "QOrderedLongformerAttention",
+    _MS,
+    "LongformerAttention",
+    "QOrderedAttention",
+    "QOrderedLongformerAttention",
     boundary="its kernel takes one layout of heads only",
 )
 def fixed_attention(ctx: OpContext) -> None:
-    from graphprune.rules.registry import registry
-
+    """Nothing of it leaves."""
     rule = registry.find(ctx.node.domain, ctx.node.op_type, None)
-    ctx.boundary(rule.boundary if rule else _BUFFER)
+    assert rule is not None
+    ctx.boundary(rule.boundary)

@@ -2,8 +2,8 @@
 
 A unit is one row of every gate in W `[directions, gates * hidden, input]`, R `[directions, gates *
 hidden, hidden]` and B `[directions, 2 * gates * hidden]`, one weight of every peephole in P
-`[directions, 3 * hidden]`, one entry of the states, and one *column* of R: with that column zero a unit
-contributes nothing to the others, whatever the activations make of it.
+`[directions, 3 * hidden]`, one entry of the states, and one *column* of R: with that column zero a
+unit contributes nothing to the others, whatever the activations make of it.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class _View:
         ]
 
 
-def units(
-    alg: Algebra, t: Labels, i: int, directions: int, axis: int, copies: int = 1
-) -> _View:
+def units(alg: Algebra, t: Labels, i: int, directions: int, axis: int, copies: int = 1) -> _View:
     """The hidden units along `axis` of input i, whose axis `directions` tells the directions."""
     rows, size = t.shape[directions], t.shape[axis] // copies
     if t.weight:
@@ -72,6 +70,7 @@ def units(
 
 
 def resize_recurrent(r: Resize) -> None:
+    """`hidden_size`."""
     if r.new(2) != r.old(2):
         r.set_attr("hidden_size", r.new(2)[2])
 
