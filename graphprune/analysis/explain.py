@@ -76,12 +76,13 @@ class Explanation:
 
 
 def explain(graph: DependencyGraph, name: str) -> Explanation:
-    """Look up a group, node, tensor or initializer.
+    """Look up a group, node, tensor, initializer or layer (a module's path, or what starts with it).
 
     Raises:
         UsageError: The model has nothing of that name.
     """
-    sites = [s for s in graph.sites if name in (s.name, s.node)]
+    sites = [s for s in graph.sites if name in (s.name, s.node, s.owner)]
+    sites = sites or [s for s in graph.sites if s.owner.startswith(f"{name}.")]
     group = graph.by_name.get(name)
     if group is not None and not sites:
         sites = [m.site for m in group.members][:1]
@@ -90,7 +91,7 @@ def explain(graph: DependencyGraph, name: str) -> Explanation:
         pinned = any(u.node == name for u in graph.unpruned)
         if not known and not pinned:
             raise UsageError(
-                f"the model has no tracked node, tensor or initializer '{name}': "
+                f"the model has no tracked layer, node, tensor or initializer '{name}': "
                 "graphprune inspect lists the groups and their members"
             )
         return Explanation(name, ())
