@@ -42,6 +42,7 @@ class Deviation:
     Attributes:
         max_abs: Largest absolute difference of finite entries; inf where they cannot be compared.
         scale: Largest finite magnitude of the reference.
+        mean_abs: Mean absolute difference of finite entries.
         exact: The type has no rounding: integers, bools, strings.
         flaw: Why they cannot be compared at all (shape, dtype, NaN), else empty.
         lifeless: Why agreement proves nothing (`nearly zero`, `nearly constant`), else empty.
@@ -50,6 +51,7 @@ class Deviation:
 
     max_abs: float
     scale: float
+    mean_abs: float = 0.0
     exact: bool = False
     flaw: str = ""
     lifeless: str = ""
@@ -80,7 +82,7 @@ def deviation(want: Any, got: Any) -> Deviation:
         return _sequence(want, got)
     if want is None or got is None:
         same = want is got
-        return Deviation(0.0, 0.0, True, "" if same else "one is missing", "empty")
+        return Deviation(0.0, 0.0, flaw="" if same else "one is missing", lifeless="empty")
     want, got = np.asarray(want), np.asarray(got)
     if want.dtype != got.dtype:
         return Deviation(np.inf, 0.0, flaw=f"type {got.dtype} instead of {want.dtype}")
@@ -130,8 +132,9 @@ def _floats(want: Array, got: Array) -> Deviation:
         return Deviation(np.inf, 0.0, flaw="NaN or Inf where the original has none")
     with np.errstate(over="ignore"):
         scale = float(np.abs(want).max())
-        largest = float(np.abs(want - got).max())
-    return Deviation(largest, scale, lifeless=_constancy(want, scale), not_finite=not whole)
+        error = np.abs(want - got)
+        largest, mean = float(error.max()), float(error.mean())
+    return Deviation(largest, scale, mean, lifeless=_constancy(want, scale), not_finite=not whole)
 
 
 def _constancy(want: Array, scale: float) -> str:

@@ -130,6 +130,8 @@ def piece_model(
         if isinstance(array, np.ndarray):
             value.type = ir.TensorType(dtypes.get(value.name or "") or _element_type(array))
             value.shape = ir.Shape([None] * array.ndim)
+        elif isinstance(array, list) and array and isinstance(array[0], np.ndarray):
+            value.type = ir.SequenceType(ir.TensorType(_element_type(array[0])))
     _make_portable(graph, dtypes)
     return ir.Model(graph, ir_version=model.ir_version)
 

@@ -131,10 +131,13 @@ class Walk:
         return self.pruned_values[name] if want is None else want
 
     def _shortened(self, name: str) -> Any:
-        """`take(masked.t, cuts)`; None where the cuts mean nothing at this binding."""
+        """`take(masked.t, cuts)`; None where the cuts mean nothing at this binding, and for
+        sequences, which are compared when they are taken apart."""
         value = self.twin_values[name]
         cuts = self.sides.cuts.get(name, ())
-        if not cuts or not isinstance(value, np.ndarray):
+        if not isinstance(value, np.ndarray):
+            return None
+        if not cuts:
             return value
         held, dropped = fitting(cuts, value.shape, self.planned)
         return None if dropped else take(value, held)
@@ -237,14 +240,19 @@ class Walk:
     def _is_noise(
         self, piece: Piece, inputs: Values, pair: Pair, alone: Values, found: Deviation
     ) -> bool:
-        """Whether changing the inputs by a rounding error changes the output about as much."""
+        """Whether rounding errors of the inputs change the output about as much, at the worst
+        entry and on the whole (a step function changes much, but at few entries)."""
         if found.flaw or found.exact:
             return False
         generator = np.random.default_rng(0)
         shaken = {n: _shaken(a, generator) for n, a in inputs.items()}
         again = self.sides.runners[1].run(piece, shaken, keep=False)
         moved = deviation(alone[pair.pruned], again[pair.pruned])
-        return not moved.flaw and found.max_abs <= _NOISE_MARGIN * moved.max_abs
+        return (
+            not moved.flaw
+            and found.max_abs <= _NOISE_MARGIN * moved.max_abs
+            and found.mean_abs <= _NOISE_MARGIN * moved.mean_abs
+        )
 
     # --- memory -----------------------------------------------------------------------------------
 
