@@ -98,10 +98,14 @@ def densenet(s: Sketch) -> onnx.ModelProto:
     width = 12
     for name in ("one", "two", "three"):
         y = s.op("Relu", s.batch_norm(x, f"{name}.norm1", width))
-        y = s.op("Relu", s.batch_norm(s.conv(y, f"{name}.conv1", width, 16, 1), f"{name}.norm2", 16))
+        y = s.op(
+            "Relu", s.batch_norm(s.conv(y, f"{name}.conv1", width, 16, 1), f"{name}.norm2", 16)
+        )
         x = s.op("Concat", x, s.conv(y, f"{name}.conv2", 16, 8), axis=1)
         width += 8
-    x = s.op("AveragePool", s.conv(x, "transition", width, 16, 1), kernel_shape=[2, 2], strides=[2, 2])
+    x = s.op(
+        "AveragePool", s.conv(x, "transition", width, 16, 1), kernel_shape=[2, 2], strides=[2, 2]
+    )
     return s.model(_pool(s, s.op("Relu", x), 16, 10), ["batch", 10])
 
 
@@ -174,7 +178,8 @@ def encoder(s: Sketch) -> onnx.ModelProto:
     for name in ("one", "two"):
         h = _norm(s, x, f"{name}.norm1", 32)
         q, k, v = (
-            _split_heads(s, s.linear(h, f"{name}.{n}", 32, 32), 4, 8, sizes) for n in ("q", "k", "v")
+            _split_heads(s, s.linear(h, f"{name}.{n}", 32, 32), 4, 8, sizes)
+            for n in ("q", "k", "v")
         )
         scores = s.op("MatMul", q, s.op("Transpose", k, perm=[0, 1, 3, 2]))
         scores = s.op("Div", scores, s.constant(f"{name}.root", 8**0.5, np.float32))

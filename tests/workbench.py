@@ -15,10 +15,10 @@ from graphprune.analysis.groups import Group
 from graphprune.analysis.planning import plan_from_removed
 from graphprune.decide import initializers_of
 from graphprune.measure.cost import count_macs
-from graphprune.measure.size import count_parameters
+from graphprune.measure.size import NOT_WEIGHTS, count_parameters
 from graphprune.onnx.analyse import analyse_graph
 from graphprune.onnx.canonical import canonicalise
-from graphprune.onnx.costs import mac_function
+from graphprune.onnx.costs import mac_function, whole_uses
 from graphprune.onnx.feeds import random_feeds
 from graphprune.onnx.load import load
 from graphprune.onnx.runtime import Session
@@ -80,8 +80,14 @@ class Bench:
         return self.cost_of(self.graph)
 
     def cost_of(self, graph: DependencyGraph) -> CostModel:
-        macs = mac_function(self.model, self.shapes[0])
-        return CostModel(graph, macs, count_parameters(self.model))
+        found = initializers_of(self.model)
+        return CostModel(
+            graph,
+            mac_function(self.model, self.shapes[0]),
+            count_parameters(self.model),
+            whole=whole_uses(self.model, graph.sites),
+            uncounted={n for n, v in found.items() if v.dtype in NOT_WEIGHTS},
+        )
 
     def plan(self, graph: DependencyGraph, removed: Array) -> Plan:
         sha256, binding = self.loaded.sha256, self.bindings[0]
@@ -116,7 +122,7 @@ def removal(graph: DependencyGraph, counts: Mapping[str, Sequence[int]], seed: i
 
 def random_counts(groups: Sequence[Group], rng: np.random.Generator) -> Counts:
     """A random legal allocation, off any grid."""
-    return {g.name: counts_for(g, float(rng.uniform(0.1, 1)), lambda w: 1) for g in groups}
+    return {g.name: counts_for(g, float(rng.uniform(0.1, 0.8)), lambda w: 1) for g in groups}
 
 
 def half(group: Group) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ class CostModel:
     ) -> None:
         self._macs = macs
         self._base = base_params
-        self._whole = frozenset(whole)
+        self._whole = set(whole)
         self._uncounted = frozenset(uncounted)
         self._cells = {g.name: [int(c.size) for c in g.cells] for g in graph.groups}
         self._variables: dict[tuple[str, int], int] = {}
@@ -96,6 +96,8 @@ class CostModel:
                 number = contents.setdefault(digest, len(contents))
                 axes = tuple(_axis(resolved, class_variable) for resolved in found)
                 self._sites.append(_Sized(site, axes, number))
+            elif site.is_weight:
+                self._whole.add(site.name)
         weights = [s.site for s in self._sites if s.site.is_weight]
         self._originals = {site.name: prod(site.shape) for site in weights}
 

@@ -24,8 +24,8 @@ class Policy:
         group_ratio: (glob, ratio): the last that matches decides.
         residual: Include residual widths that run through LayerNorm or RMSNorm.
         heads: Ratio of groups of kind `head`; None: as all others.
-        leave: Names of groups to leave without saying so: the caller tells why.
         head_dims: Ratio of groups of kind `head-dim`; None: as all others.
+        leave: Names of groups to leave without saying so: the caller tells why.
     """
 
     only: tuple[str, ...] = ()
@@ -37,9 +37,14 @@ class Policy:
     leave: frozenset[str] = frozenset()
 
 
-def matches(group: Group, glob: str) -> bool:
-    """Whether a glob names the group, or a layer, node, tensor or initializer it runs through."""
-    return any(named(name, glob) for name in names(group))
+def called(groups: Sequence[Group], glob: str) -> set[str]:
+    """Names of the groups that a glob means.
+
+    Those whose own name it matches; where there are none, all that run through a layer, node,
+    tensor or initializer of that name (a layer that shares its group with others, or only reads).
+    """
+    own = {g.name for g in groups if named(g.name, glob)}
+    return own or {g.name for g in groups if any(named(name, glob) for name in names(g))}
 
 
 def names(group: Group) -> set[str]:
@@ -60,15 +65,16 @@ def split(
     free: list[Group] = []
     own: dict[str, float] = {}
     left: list[Unpruned] = []
+    groups = [g for g in groups if g.name not in policy.leave]
+    excluded = {name for glob in policy.exclude for name in called(groups, glob)}
+    only = {name for glob in policy.only for name in called(groups, glob)}
+    ratios = {name: r for glob, r in policy.group_ratio for name in called(groups, glob)}
     for group in groups:
-        if group.name in policy.leave:
-            continue
-        ratio = next((r for g, r in reversed(policy.group_ratio) if matches(group, g)), None)
-        if any(matches(group, g) for g in policy.exclude):
+        if group.name in excluded:
             left.append(Unpruned(group.name, "excluded by --exclude", group.name))
-        elif ratio is not None:
-            own[group.name] = ratio
-        elif policy.only and not any(matches(group, g) for g in policy.only):
+        elif group.name in ratios:
+            own[group.name] = ratios[group.name]
+        elif policy.only and group.name not in only:
             left.append(Unpruned(group.name, "not named by --only", group.name))
         elif group.trunk and not policy.residual:
             norm = group.statistics[0] if group.statistics else group.name
