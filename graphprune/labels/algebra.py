@@ -15,6 +15,8 @@ from graphprune.labels import move as _move
 from graphprune.labels.space import LabelSpace
 from graphprune.labels.tensor import Factor, Labels
 
+_MERGED = "two independent removals would share one axis"
+
 
 class Algebra:
     """What op rules speak to.
@@ -126,14 +128,16 @@ class Algebra:
             if other is None:
                 by_axis[factor.removal] = factor
             elif self.space.weak(factor.labels):
-                continue
+                # Pinned, not forgotten: a weight may have met these labels and adopted them.
+                self.pin(factor, _MERGED)
             elif self.space.weak(other.labels):
+                self.pin(other, _MERGED)
                 by_axis[factor.removal] = factor
             elif other.axes == factor.axes:
                 self.space.equate(other.labels, factor.labels)
             else:
                 small, large = sorted((other, factor), key=lambda f: np.unique(f.labels).size)
-                self.pin(small, "two independent removals would share one axis")
+                self.pin(small, _MERGED)
                 by_axis[factor.removal] = large
         return tuple(by_axis[a] for a in sorted(by_axis))
 

@@ -16,6 +16,7 @@ class Chain:
 
     def __init__(self, net: Net, name: str, shape: tuple[int, ...], *, batch: bool) -> None:
         self.net, self.name, self.shape, self.first = net, name, shape, int(batch)
+        self.remembered: list[tuple[str, tuple[int, ...]]] = []
 
     def axis(self, least: int = 1) -> int | None:
         """A random axis of at least `least` elements (not the batch)."""
@@ -226,6 +227,90 @@ class Chain:
         y = net.op("Mul", net.op("MatMul", self.name, other), net.const(0.3))
         self.put(y, (*self.shape[:-1], self.shape[-2]))
 
+    def do_remember(self) -> None:
+        """Another branch starts here."""
+        self.remembered.append((self.name, self.shape))
+
+    def do_join(self) -> None:
+        """Meet or stand beside a tensor from before."""
+        net, rank = self.net, len(self.shape)
+        for name, shape in self.remembered:
+            if len(shape) != rank or name == self.name:
+                continue
+            differ = [a for a in range(rank) if shape[a] != self.shape[a]]
+            if not differ or all(1 in (shape[a], self.shape[a]) for a in differ):
+                y = net.op(net.pick("Add", "Mul", "Max"), name, self.name)
+                self.put(y, tuple(max(a, b) for a, b in zip(shape, self.shape, strict=True)))
+                return
+            if len(differ) == 1 and differ[0] >= self.first:
+                a = differ[0]
+                y = net.op("Concat", name, self.name, axis=a)
+                self.put(y, (*shape[:a], shape[a] + self.shape[a], *shape[a + 1 :]))
+                return
+
+    def do_conv(self) -> None:
+        """A convolution over the last axes, grouped by chance."""
+        if self.first != 1 or len(self.shape) not in (3, 4) or self.shape[1] > 16:
+            return
+        net, c = self.net, self.shape[1]
+        g = int(net.rng.choice([d for d in range(1, c + 1) if c % d == 0]))
+        m = g * int(net.rng.integers(1, 3))
+        y = net.conv(self.name, c, m, spatial=len(self.shape) - 2, group=g)
+        self.put(y, (self.shape[0], m, *self.shape[2:]))
+
+    def do_norm(self) -> None:
+        """A norm over the last axis, or over groups of channels."""
+        net, n = self.net, self.shape[-1]
+        if n < 2 or net.rng.random() < 0.5:
+            return
+        y = net.op("LayerNormalization", self.name, net.vector(n), net.vector(n), epsilon=1e-2)
+        self.put(y, self.shape)
+
+    def do_expand(self) -> None:
+        """An axis of one element is spread out."""
+        net = self.net
+        if len(self.shape) > 4 or int(np.prod(self.shape)) > 100:
+            return
+        a = int(net.rng.integers(self.first, len(self.shape) + 1))
+        shape = (*self.shape[:a], 1, *self.shape[a:])
+        target = (*(1,) * a, 2, *(1,) * (len(self.shape) - a))
+        y = net.op("Expand", net.op("Unsqueeze", self.name, net.ints(a)), net.ints(*target))
+        self.put(y, (*shape[:a], 2, *shape[a + 1 :]))
+
+    def do_running(self) -> None:
+        a = self.axis(2)
+        if a is not None:
+            self.put(self.net.op("CumSum", self.name, self.net.const(a)), self.shape)
+
+    def do_largest(self) -> None:
+        a = self.axis(2)
+        if a is None or self.net.rng.random() < 0.5:
+            return
+        y = self.net.op("ReduceMax", self.name, self.net.ints(a), keepdims=1)
+        self.put(self.net.op("Sub", self.name, y), self.shape)
+
+    def do_depth_to_space(self) -> None:
+        if self.first != 1 or len(self.shape) != 4 or self.shape[1] % 4:
+            return
+        n, c, h, w = self.shape
+        mode = self.net.pick("DCR", "CRD")
+        y = self.net.op("DepthToSpace", self.name, blocksize=2, mode=mode)
+        self.put(y, (n, c // 4, 2 * h, 2 * w))
+
+    def do_space_to_depth(self) -> None:
+        if self.first != 1 or len(self.shape) != 4 or self.shape[2] % 2 or self.shape[3] % 2:
+            return
+        n, c, h, w = self.shape
+        y = self.net.op("SpaceToDepth", self.name, blocksize=2)
+        self.put(y, (n, 4 * c, h // 2, w // 2))
+
+    def do_pool(self) -> None:
+        if self.first != 1 or len(self.shape) not in (3, 4) or min(self.shape[2:]) < 2:
+            return
+        spatial = len(self.shape) - 2
+        y = self.net.op("MaxPool", self.name, kernel_shape=[2] * spatial)
+        self.put(y, (*self.shape[:2], *(n - 1 for n in self.shape[2:])))
+
 
 @case("batch", "free", "heads")
 def chain(rng: Rng, how: str) -> Example:
@@ -246,7 +331,7 @@ def chain(rng: Rng, how: str) -> Example:
         order = [*range(1), *(1 + rng.permutation(len(walk.shape) - 1))]
         y = net.op("Transpose", walk.name, perm=[int(a) for a in order])
         walk.put(y, tuple(walk.shape[int(a)] for a in order))
-    for _ in range(net.size(2, 7)):
+    for _ in range(net.size(2, 9)):
         if int(np.prod(walk.shape)) < 600:
             walk.step()
     rest = int(np.prod(walk.shape[1:])) if walk.first else int(np.prod(walk.shape))

@@ -80,14 +80,14 @@ def shuffle(rng: Rng) -> Example:
 
 @case()
 def shuffle_alone(rng: Rng) -> Example:
-    """A channel shuffle between dense convolutions: the same channels of every group leave."""
+    """A channel shuffle between dense convolutions: any channels leave (it becomes a Gather)."""
     net = Net(rng)
     g, d = net.size(2, 3), net.size(3, 4)
     c = g * d
     h = net.conv(net.input([net.batch, 3, 4, 4]), 3, c)
     h = net.op("Transpose", net.reshape(h, 0, g, d, 4, 4), perm=[0, 2, 1, 3, 4])
     h = net.reshape(h, 0, c, 4, 4)
-    return net.example(net.conv(h, c, 4), units=d)
+    return net.example(net.conv(h, c, 4), units=c)
 
 
 @case(11, 13)
