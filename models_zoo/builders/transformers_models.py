@@ -36,8 +36,20 @@ class TextModel(nn.Module):
         return tuple(result[name] for name in self.outputs)
 
 
+class MaskedCausalModel(nn.Module):
+    """`(batch, sequence)` token ids and mask in, next-token logits out; no cache."""
+
+    def __init__(self, inner: nn.Module, outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.inner, self.outputs = inner, outputs
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        result = self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return tuple(result[name] for name in self.outputs)
+
+
 class CausalModel(nn.Module):
-    """`(batch, sequence)` token ids in, next-token logits out; no cache."""
+    """The same without a mask: transformers then looks for packed sequences in the graph."""
 
     def __init__(self, inner: nn.Module, outputs: tuple[str, ...]) -> None:
         super().__init__()
@@ -141,7 +153,7 @@ def _text(kind: str, config: str, *outputs: str, **options: Any) -> _Spec:
 
 def _causal(kind: str, config: str, **options: Any) -> _Spec:
     make = _model(kind, config, **options)
-    return _Spec(make, CausalModel, ("logits",), _TOKENS, _TOKEN_AXES)
+    return _Spec(make, MaskedCausalModel, ("logits",), _TEXT, _TEXT_AXES)
 
 
 def _signal(kind: str, config: str, output: str, shape: tuple[int, ...], **options: Any) -> _Spec:
@@ -203,7 +215,13 @@ _SPECS: dict[str, _Spec] = {
     "llama": _causal("LlamaForCausalLM", "LlamaConfig", **_LLM_SIZE),
     "qwen2": _causal("Qwen2ForCausalLM", "Qwen2Config", **_LLM_SIZE),
     "qwen3": _causal("Qwen3ForCausalLM", "Qwen3Config", head_dim=32, **_LLM_SIZE),
-    "mistral": _causal("MistralForCausalLM", "MistralConfig", sliding_window=8, **_LLM_SIZE),
+    "mistral": _Spec(
+        _model("MistralForCausalLM", "MistralConfig", sliding_window=8, **_LLM_SIZE),
+        CausalModel,
+        ("logits",),
+        _TOKENS,
+        _TOKEN_AXES,
+    ),
     "t5": _Spec(
         _model(
             "T5ForConditionalGeneration",
