@@ -20,7 +20,7 @@ from graphprune.analysis.groups import (
 )
 from graphprune.analysis.resolve import FIXED, Resolved, Resolver
 from graphprune.analysis.site import Link, Residual, Site, Statistic
-from graphprune.labels import Algebra, Pin
+from graphprune.labels import Algebra, Pin, unique
 from graphprune.plan import Unpruned
 
 if TYPE_CHECKING:
@@ -124,13 +124,13 @@ def build(
     per_site = [
         (site, [r for r in map(resolver.resolve, site.factors) if r is not None]) for site in sites
     ]
-    unique: dict[int, np.ndarray] = {}
+    rows_of: dict[int, np.ndarray] = {}
     for _, found in per_site:
         for resolved in found:
-            unique.setdefault(id(resolved), resolved.rows)
+            rows_of.setdefault(id(resolved), resolved.rows)
     for resolved in resolver.balanced(alg.balances):
-        unique.setdefault(id(resolved), resolved.rows)
-    arrays = list(unique.values())
+        rows_of.setdefault(id(resolved), resolved.rows)
+    arrays = list(rows_of.values())
     cells = cell_numbers(resolver, arrays)
     family_of_cell = families(cells, arrays)
     family = np.full(cells.shape, FIXED)
@@ -140,7 +140,7 @@ def build(
     for rows in arrays:
         if rows.shape[0] > 1:
             present = rows[rows != FIXED]
-            for number in np.unique(family[present]):
+            for number in unique(family[present]):
                 balances.setdefault(int(number), []).append(rows)
     members: dict[int, list[Member]] = {}
     through_families: dict[int, list[int]] = {}
@@ -149,7 +149,7 @@ def build(
             numbers = through_families.get(id(resolved))
             if numbers is None:
                 present = resolved.classes[resolved.classes != FIXED]
-                numbers = np.unique(family[present]).tolist()
+                numbers = unique(family[present]).tolist()
                 through_families[id(resolved)] = numbers
             for number in numbers:
                 members.setdefault(number, []).append(Member(site, resolved))
@@ -158,15 +158,16 @@ def build(
     of = resolver.classes.of
     first = np.full(resolver.classes.count, np.iinfo(np.int64).max)
     np.minimum.at(first, of, np.arange(of.size))
+    by_family = np.lexsort((first, family))
+    starts = np.searchsorted(family[by_family], np.arange(family.max(initial=-1) + 2))
     stats = _families_of(statistics, resolver, family)
     joined = _families_of(residuals, resolver, family)
     kinds = _kinds(alg, resolver, family)
     groups = []
-    names: dict[str, int] = {}
+    names: set[str] = set()
     for number, own_members in sorted(members.items(), key=lambda kv: kv[1][0].site.order):
-        units = np.flatnonzero(family == number)
-        units = units[np.argsort(first[units], kind="stable")]
-        own = np.unique(cells[units])
+        units = by_family[starts[number] : starts[number + 1]]
+        own = unique(cells[units])
         limits = [
             balance_of(_only(rows, family, number), cells, own) for rows in balances.get(number, [])
         ]
@@ -214,7 +215,7 @@ def _families_of(
             resolved = resolver.resolve(factor)
             if resolved is not None:
                 present = resolved.classes[resolved.classes != FIXED]
-                numbers.update(np.unique(family[present]).tolist())
+                numbers.update(unique(family[present]).tolist())
         for number in sorted(numbers):
             result.setdefault(number, []).append(item)
     return result
@@ -234,8 +235,7 @@ def _over(item: Statistic, resolver: Resolver, family: np.ndarray, number: int) 
 def _kinds(alg: Algebra, resolver: Resolver, family: np.ndarray) -> dict[int, str]:
     kinds: dict[int, str] = {}
     for labels, kind in alg.hints:
-        classes = np.unique(resolver.classes.of[labels])
-        for number in np.unique(family[classes]).tolist():
+        for number in unique(family[resolver.classes.of[labels]]).tolist():
             kinds.setdefault(number, kind)
     return kinds
 
@@ -257,9 +257,13 @@ def _name(members: Sequence[Member]) -> str:
     return lead.owner or lead.node
 
 
-def _unique(name: str, names: dict[str, int]) -> str:
-    names[name] = names.get(name, 0) + 1
-    return name if names[name] == 1 else f"{name}#{names[name]}"
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}#{number}"
+    taken.add(candidate)
+    return candidate
 
 
 def _distinct(balances: Any) -> tuple[Balance, ...]:
@@ -299,9 +303,10 @@ def _unpruned(resolver: Resolver, sites: Sequence[Site], alg: Algebra) -> tuple[
         if not site.strong:
             continue
         for factor in site.factors:
-            classes = np.unique(resolver.classes.of[factor.labels])
+            classes = resolver.classes.of[factor.labels]
             if resolver.movable[classes].any():
                 continue
+            classes = unique(classes)
             pins = resolver.classes.pins[classes]
             known = pins[pins >= 0]
             if known.size:

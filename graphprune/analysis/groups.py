@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from graphprune.analysis.resolve import FIXED, Resolved, Resolver
 from graphprune.analysis.site import Site
+from graphprune.labels import unique
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +101,7 @@ def cell_numbers(resolver: Resolver, arrays: Sequence[np.ndarray]) -> np.ndarray
         draws = mixer.integers(1, 2**63, size=rows.shape[0], dtype=np.uint64)
         keys = np.asarray(draws) | np.uint64(1)
         for r, row in enumerate(rows):
-            present = row[row != FIXED]
-            if present.size:
-                with np.errstate(over="ignore"):
-                    signature += np.bincount(present, minlength=count).astype(np.uint64) * keys[r]
+            np.add.at(signature, row[row != FIXED], keys[r])
     _, cells = np.unique(signature, return_inverse=True)
     return np.where(resolver.movable & (signature != 0), cells, FIXED)
 
@@ -116,7 +114,7 @@ def families(cells: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
     for rows in arrays:
         if rows.shape[0] < 2:
             continue
-        here = np.unique(cells[rows[rows != FIXED]])
+        here = unique(cells[rows[rows != FIXED]])
         if here.size > 1:
             left.append(here[:-1])
             right.append(here[1:])
@@ -130,17 +128,12 @@ def balance_of(rows: np.ndarray, cells: np.ndarray, own: np.ndarray) -> Balance 
     """The constraint that `rows` puts on the cells `own`; None where it is always met."""
     rows = np.unique(rows, axis=0)
     fixed = (rows == FIXED).sum(axis=1)
-    column = {int(c): i for i, c in enumerate(own)}
     counts = np.zeros((rows.shape[0], own.size), np.int64)
     for r, row in enumerate(rows):
         present = row[row != FIXED]
         classes, multiplicity = np.unique(present, return_counts=True)
-        numbers = cells[classes]
-        first: dict[int, int] = {}
-        for number, times in zip(numbers.tolist(), multiplicity.tolist(), strict=True):
-            first.setdefault(number, times)
-        for number, times in first.items():
-            counts[r, column[number]] = times
+        numbers, first = np.unique(cells[classes], return_index=True)
+        counts[r, np.searchsorted(own, numbers)] = multiplicity[first]
     pairs = np.unique(np.column_stack([counts, fixed]), axis=0)
     if len(pairs) < 2:
         return None

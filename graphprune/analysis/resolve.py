@@ -65,11 +65,13 @@ class Resolver:
         for _ in range(64):
             self._cache.clear()
             found = False
+            seen: set[int] = set()
             for site in sites:
                 for factor in site.factors:
                     resolved = self.resolve(factor)
-                    if resolved is None:
+                    if resolved is None or id(resolved) in seen:
                         continue
+                    seen.add(id(resolved))
                     rows = resolved.rows
                     for row in np.flatnonzero(
                         (rows == rows[:, :1]).all(axis=1) & (rows[:, 0] >= 0)

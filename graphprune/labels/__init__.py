@@ -8,7 +8,7 @@ rules are written in. Nothing here knows ONNX or torch.
 
 from graphprune.labels.algebra import Algebra
 from graphprune.labels.meet import Met
-from graphprune.labels.space import PINNED, Classes, LabelSpace, Pin
+from graphprune.labels.space import PINNED, Classes, LabelSpace, Pin, unique
 from graphprune.labels.tensor import Factor, Labels
 
-__all__ = ["PINNED", "Algebra", "Classes", "Factor", "LabelSpace", "Labels", "Met", "Pin"]
+__all__ = ["PINNED", "Algebra", "Classes", "Factor", "LabelSpace", "Labels", "Met", "Pin", "unique"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from graphprune.labels import meet as _meet
 from graphprune.labels import move as _move
-from graphprune.labels.space import LabelSpace
+from graphprune.labels.space import LabelSpace, unique
 from graphprune.labels.tensor import Factor, Labels
 
 _MERGED = "two independent removals would share one axis"
@@ -136,7 +136,7 @@ class Algebra:
             elif other.axes == factor.axes:
                 self.space.equate(other.labels, factor.labels)
             else:
-                small, large = sorted((other, factor), key=lambda f: np.unique(f.labels).size)
+                small, large = sorted((other, factor), key=lambda f: unique(f.labels).size)
                 self.pin(small, _MERGED)
                 by_axis[factor.removal] = large
         return tuple(by_axis[a] for a in sorted(by_axis))
