@@ -1,4 +1,4 @@
-"""What the programs of this folder share: children with limits, tables, and words for the machine."""
+"""What the programs of this folder share: children with limits, tables, words for the machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 Record = dict[str, Any]
 
-_ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-}
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 # -- children -----------------------------------------------------------------------------------
 
 
-def run_child(
-    module: str, arguments: Sequence[str], *, timeout: float, memory_gb: float
-) -> Record:
+def run_child(module: str, arguments: Sequence[str], *, timeout: float, memory_gb: float) -> Record:
     """Run `python -m MODULE ARGUMENTS` with limits; its last line of output is a JSON object.
 
     Whatever happens to the child, a record comes back: where it does not end well, `outcome` says
@@ -55,7 +50,7 @@ def run_child(
             cwd=ROOT,
             stdout=out,
             stderr=err,
-            env={**os.environ, **_ONE_THREAD},
+            env={**os.environ, **dict.fromkeys(_THREADS, "1")},
             preexec_fn=limit,
             start_new_session=True,
         )
@@ -100,6 +95,16 @@ def peak_rss_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+def model_path(name: str, folder: Path) -> Path:
+    """`FOLDER/NAME.onnx`, exported first where it is not there yet."""
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        from models_zoo.builders import catalogue
+
+        catalogue.build(name, cache=folder)
+    return path
+
+
 # -- results that survive an interruption --------------------------------------------------------
 
 
@@ -126,10 +131,10 @@ class Results:
 
 def environment(threads: int = 1) -> list[str]:
     """Lines of Markdown that say where and with what something was measured."""
-    packages = ", ".join(f"{p} {version(p)}" for p in ("onnxruntime", "onnx", "onnx-ir", "numpy", "scipy"))
+    packages = ("onnxruntime", "onnx", "onnx-ir", "numpy", "scipy")
     return [
         f"- {datetime.date.today().isoformat()}, {cpu()}, {threads} thread{'s' * (threads != 1)}",
-        f"- Python {platform.python_version()}, {packages}",
+        f"- Python {platform.python_version()}, {', '.join(f'{p} {version(p)}' for p in packages)}",
     ]
 
 
@@ -150,7 +155,9 @@ def cpu() -> str:
     return ", ".join(w for w in words if w)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()
+) -> str:
     """A Markdown table; columns named in `right` are aligned to the right."""
     marks = ["---:" if i in right else "---" for i in range(len(header))]
     lines = [header, marks, *([cell(c) for c in row] for row in rows)]

@@ -4,9 +4,9 @@
         [--residual] [--jobs N] [--out docs/results/coverage.md] [--json FILE]
 
 Each model is compiled, certified and run at two sizes in a process of its own, with limits of time
-and memory, so nothing that happens there ends the sweep. With `--json` a sweep that was interrupted
-goes on where it stopped, and files that changed are done again; `--again OUTCOME` repeats what ended
-so (`--again all`: everything). The page holds all settings that the JSON file knows.
+and memory, so nothing that happens there ends the sweep. With `--json` an interrupted sweep goes on
+where it stopped, and files that changed are done again; `--again OUTCOME` repeats what ended so
+(`--again all`: everything). The page holds all settings that the JSON file knows.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def signature(model: Any) -> list[str]:
     return [f"{v.name}: {v.dtype} {v.shape}" for v in values]
 
 
-# -- all models --------------------------------------------------------------------------------------
+# -- all models ---------------------------------------------------------------------------------
 
 
 def files(folders: list[Path], globs: list[str]) -> Iterator[Path]:
@@ -165,7 +165,7 @@ def line(r: Record) -> str:
     )
 
 
-# -- the page ----------------------------------------------------------------------------------------
+# -- the page -----------------------------------------------------------------------------------
 
 
 def page(records: dict[str, Record]) -> list[str]:
@@ -187,7 +187,9 @@ def section(settings: str, found: dict[str, Record]) -> list[str]:
     text += f"All files load and run in onnxruntime{f', {single} at one size only' * bool(single)}."
     parts = [f"## `{settings}`", text]
     depth = [
-        (n, f"-{DEPTH[n]} %", share(r["params"][1], r["params"][0])) for n, r in good.items() if n in DEPTH
+        (n, f"-{DEPTH[n]} %", share(r["params"][1], r["params"][0]))
+        for n, r in good.items()
+        if n in DEPTH
     ]
     if depth and "--align 1" in settings:
         parts.append("Depth, parameters:\n\n" + table(("model", "goal", "reached"), depth, (1, 2)))
@@ -212,10 +214,11 @@ def row(name: str, r: Record) -> list[object]:
 
 
 INTRODUCTION = """
-Written by `tools/sweep.py`. Every model was compiled without benchmarking, certified against its masked
-original at two sizes, written, checked, loaded and run in onnxruntime at two sizes. `outputs` and `tensors` are
-the largest errors over the graph's outputs (absolute, and relative to the largest magnitude) and over
-all tensors. Names: `NAME.EXPORTEROPSET[.static]`; without a suffix torch's dynamo exporter, opset 18, dynamic.
+Written by `tools/sweep.py`. Every model was compiled without benchmarking, certified against its
+masked original at two sizes, written, checked, loaded and run in onnxruntime at two sizes.
+`outputs` and `tensors` are the largest errors over the graph's outputs (absolute, and relative to
+the largest magnitude) and over all tensors. Names: `NAME.EXPORTEROPSET[.static]`; without a suffix
+torch's dynamo exporter, opset 18, dynamic dims.
 """
 
 
@@ -242,7 +245,8 @@ def main() -> int:
     settings = {"channels": given.channels, "align": align, "residual": given.residual}
     results = sweep(given, settings)
     if given.out:
-        write(given.out, "Coverage", [INTRODUCTION, "\n".join(environment()), *page(results.records)])
+        parts = [INTRODUCTION, "\n".join(environment()), *page(results.records)]
+        write(given.out, "Coverage", parts)
     return 0
 
 
