@@ -1,7 +1,7 @@
 """How many units of each cell stay: ratios, rounded to widths the target likes.
 
 Runtimes compute in blocks: a width that is not a multiple of the block costs as much as the next
-one or more (docs/latency.md). The physical width is aligned, not the number of units: a head of 64
+one or more (docs/results/staircase.md). The physical width is aligned, not the number of units: a head of 64
 channels is on the grid whatever the number of heads.
 """
 
