@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphprune.certify.masks import MisfitError
 from graphprune.certify.pieces import RunError, Runner, cut_points, make_piece
 from graphprune.certify.probe import Probe
-from graphprune.certify.sides import Sides, align, pieces_of
+from graphprune.certify.sides import Sides, align, pieces_of, with_renamed
 from graphprune.certify.tally import Tally
 from graphprune.certify.twin import Twin, at_planned_binding, masked_twin
 from graphprune.certify.walk import DifferenceError, Walk
@@ -255,7 +255,7 @@ class _Bench:
             original=self.original,
             twin=twin.model,
             pruned=self._pruned,
-            cuts=self.plan.tensors,
+            cuts=with_renamed(self.plan.tensors, self._renamed),
             renamed=self._renamed,
             dtypes=dtypes,
             twin_pieces=pieces_of(align(graph, twin.model.graph, self._ends)),

@@ -125,11 +125,13 @@ def piece_model(
         name=model.graph.name or "piece",
     )
     graph = view.clone()
+    given = {v.name for v in model.graph.inputs}
     for value in graph.inputs:
         array = values.get(value.name or "")
         if isinstance(array, np.ndarray):
             value.type = ir.TensorType(dtypes.get(value.name or "") or _element_type(array))
-            value.shape = ir.Shape([None] * array.ndim)
+            if value.name not in given:  # some ops must know how long an operand of sizes is
+                value.shape = ir.Shape(array.shape)
         elif isinstance(array, list) and array and isinstance(array[0], np.ndarray):
             value.type = ir.SequenceType(ir.TensorType(_element_type(array[0])))
     _make_portable(graph, dtypes)
@@ -185,7 +187,7 @@ class Runner:
         self.model = model
         self._dtypes = dtypes
         self._keep = keep
-        self._sessions: dict[int, tuple[Piece, Session]] = {}
+        self._sessions: dict[tuple[int, tuple[tuple[int, ...], ...]], tuple[Piece, Session]] = {}
 
     def run(self, piece: Piece, values: Values, keep: bool = True) -> dict[str, Any]:
         """Everything the piece defines, by name.
@@ -195,7 +197,9 @@ class Runner:
         """
         if not piece.outputs:
             return {}
-        held = self._sessions.get(id(piece))
+        given = {v.name for v in self.model.graph.inputs}
+        shapes = tuple(getattr(values[n], "shape", ()) for n in piece.inputs if n not in given)
+        held = self._sessions.get((id(piece), shapes))
         session = held[1] if held else None
         try:
             if session is None:
@@ -205,7 +209,7 @@ class Runner:
         except UnsupportedModelError as error:
             raise RunError(str(error)) from error
         if self._keep and keep:
-            self._sessions[id(piece)] = (piece, session)
+            self._sessions[id(piece), shapes] = (piece, session)
         elif session is not None:
             session.close()
         return dict(results)

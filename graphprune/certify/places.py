@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from graphprune.certify.movement import (
     is_movement,
 )
 from graphprune.certify.record import Record
+from graphprune.certify.sides import with_renamed
 from graphprune.onnx.shapes import Shapes
 from graphprune.plan import Cut, Plan
 
@@ -37,9 +38,15 @@ class Places:
     """Checks, at the plan's binding, of every node that a cut tensor passes."""
 
     def __init__(
-        self, plan: Plan, found: Match, before: Shapes, after: Shapes, record: Record
+        self,
+        plan: Plan,
+        found: Match,
+        before: Shapes,
+        after: Shapes,
+        renamed: Mapping[str, str],
+        record: Record,
     ) -> None:
-        self._plan = plan
+        self._tensors = with_renamed(plan.tensors, renamed)
         self._match = found
         self._before = before
         self._after = after
@@ -61,7 +68,7 @@ class Places:
 
     def _node(self, node: ir.Node, origin: ir.Node) -> Iterable[str]:
         cuts = [self._cuts(origin, i) for i in range(len(origin.inputs))]
-        outputs = [self._plan.tensors.get(v.name or "", ()) for v in origin.outputs]
+        outputs = [self._tensors.get(v.name or "", ()) for v in origin.outputs]
         if not any(cuts) and not any(outputs):
             return
         if is_movement(origin):
@@ -86,7 +93,7 @@ class Places:
         if value is None:
             return ()
         use = self._uses.get((node_key(origin), i, value.name or ""))
-        return use if use is not None else self._plan.tensors.get(value.name or "", ())
+        return use if use is not None else self._tensors.get(value.name or "", ())
 
     def _move(
         self,

@@ -52,6 +52,15 @@ class Sides:
     layerwise: bool
 
 
+def with_renamed(
+    cuts: Mapping[str, Sequence[Cut]], renamed: Mapping[str, str]
+) -> dict[str, Sequence[Cut]]:
+    """Cuts of tensors that the plan does not name, because what stands for them is named: a
+    value that is only passed on is cut as its source is."""
+    passed = {old: cuts[new] for new, old in renamed.items() if new in cuts and old not in cuts}
+    return {**cuts, **passed}
+
+
 def align(original: ir.Graph, other: ir.Graph, ends: Sequence[int]) -> list[list[ir.Node]]:
     """Cut the nodes of `other` where `ends` cuts those of `original`, by the names of outputs.
 

@@ -73,7 +73,7 @@ def check_structure(
     for both in shapes:
         _check_shapes(found, plan, operands.quiet, *both, record)
     if not record.failures:
-        Places(plan, found, *shapes[0], record).check()
+        Places(plan, found, *shapes[0], operands.renamed, record).check()
     ordered = [text for _, text in sorted(record.failures, key=lambda f: f[0])]
     return Structure(tuple(ordered), operands.renamed, tuple(record.notes), record.checked)
 

@@ -124,7 +124,7 @@ class Walk:
 
     def _original(self, name: str) -> Any:
         """The masked original's value, shortened; the pruned graph's own where there is none."""
-        source = self._renamed.get(name, name)
+        source = name if name in self.twin_values else self._renamed.get(name, name)
         if source in self._quiet or source not in self.twin_values:
             return self.pruned_values[name]
         want = self._shortened(source)
