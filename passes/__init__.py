@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
+    from graphprune.passes.drop_zero_states import DropZeroStatesPass
     from graphprune.passes.fold_initializers import FoldInitializersPass
     from graphprune.passes.gather_channel_shuffles import GatherChannelShufflesPass
     from graphprune.passes.prune import PrunePass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "DropIdentityGathersPass": "drop_identity_gathers",
+    "DropZeroStatesPass": "drop_zero_states",
     "FoldInitializersPass": "fold_initializers",
     "GatherChannelShufflesPass": "gather_channel_shuffles",
     "PrunePass": "prune",
@@ -23,6 +25,7 @@ _WHERE = {
 }
 __all__ = [
     "DropIdentityGathersPass",
+    "DropZeroStatesPass",
     "FoldInitializersPass",
     "GatherChannelShufflesPass",
     "PrunePass",

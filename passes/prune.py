@@ -220,6 +220,7 @@ class _Rewrite:
             graph = copy.graph
             assert isinstance(graph, ir.Graph)
             old = graph.initializers.pop(name)
+            old.const_value = None  # the tensor is the caller's: it must not be renamed with it
             old.name = None
             graph.initializers.pop(copy.name or "")
             copy.name = name

@@ -14,7 +14,7 @@ import numpy as np
 from graphprune.labels import Algebra, Factor, Labels
 from graphprune.plan import Cut
 from graphprune.rules.context import OpContext
-from graphprune.rules.onnx.matmul import place, taken
+from graphprune.rules.onnx.matmul import hint_heads, place, taken
 
 _SOFTMAX = "attention runs over these positions"
 _CAUSAL = "a causal mask counts these positions"
@@ -100,7 +100,7 @@ def attend(
     met = alg.meet(
         [place(q, (0, 1, 2, 3, 5), 6), place(k, (0, 1, 4, 5), 6)], contracted=[5], create=[]
     )
-    alg.hints.extend((f.labels, "head") for f in met.factors if set(f.axes) & {1, 2, 5})
+    _hint(ctx, met.factors)
     scores = Labels((*met.shape[:5], 1), alg.reduce(met.factors, [5]))
     for i in masks:
         if ctx.has(i):
@@ -111,7 +111,7 @@ def attend(
     if alg.blocks and kv_heads == 1 and any({1, 2} & set(f.axes) for f in scores.factors):
         v = whole_heads(alg, v, "all query heads share it")
     met = alg.meet([scores, place(v, (0, 1, 4, 5), 6)], contracted=[4], create=[])
-    alg.hints.extend((f.labels, "head") for f in met.factors if set(f.axes) & {1, 2, 5})
+    _hint(ctx, met.factors)
     if one_size:
         _balance(alg, k, v)
     y = alg.reduce(met.factors, [4])
@@ -123,6 +123,11 @@ def attend(
         value=v.factors,
         scores=alg.reshape(Labels(scores.shape[:5], scores.factors), (batch, heads, length, keys)),
     )
+
+
+def _hint(ctx: OpContext, factors: Sequence[Factor]) -> None:
+    """Heads leave from axes 1 and 2 of the iteration space, their dims from axis 5."""
+    hint_heads(ctx, tuple(f for f in factors if f.removal in (1, 2, 5)), (1, 2))
 
 
 def _with_past(alg: Algebra, t: Labels, past: Labels) -> Labels:
