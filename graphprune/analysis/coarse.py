@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.site import Site
+    from graphprune.labels import Factor
 
 
 def place(site: Site, axis: int) -> str:
@@ -17,6 +18,12 @@ def place(site: Site, axis: int) -> str:
     if site.is_weight:
         return f"{site.name}[{axis}] @ {site.node}"
     return f"{site.name}[{axis}]"
+
+
+def axis_of(graph: DependencyGraph, factor: Factor) -> int:
+    """The axis that gets shorter: that of the blocks where whole blocks leave."""
+    resolved = graph.resolver.resolve(factor)
+    return factor.removal if resolved is None else resolved.removal
 
 
 def coarse_graph(graph: DependencyGraph) -> nx.Graph[Any]:
@@ -37,7 +44,8 @@ def coarse_graph(graph: DependencyGraph) -> nx.Graph[Any]:
     uses: dict[str, list[str]] = {}
     for site in graph.sites:
         for factor in site.factors:
-            name = place(site, factor.removal)
+            axis = axis_of(graph, factor)
+            name = place(site, axis)
             found = np.unique(of[factor.labels])
             classes.setdefault(name, set()).update(found.tolist())
             movable = found[graph.resolver.movable[found]]
@@ -46,10 +54,10 @@ def coarse_graph(graph: DependencyGraph) -> nx.Graph[Any]:
                 name,
                 kind="weight" if site.is_weight else "activation",
                 tensor=site.name,
-                axis=factor.removal,
+                axis=axis,
                 op=site.op,
                 group=", ".join(groups),
-                size=site.shape[factor.removal],
+                size=site.shape[axis],
             )
             if site.is_weight:
                 uses.setdefault(site.node, []).append(name)

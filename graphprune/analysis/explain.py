@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from graphprune.analysis.coarse import coarse_graph, place
+from graphprune.analysis.coarse import axis_of, coarse_graph, place
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Explanation:
 
 
 def explain(graph: DependencyGraph, name: str) -> Explanation:
-    """Look up a group, node, tensor, initializer or layer (a module's path, or what starts with it).
+    """Look up a group, node, tensor, initializer or layer (a module's path, or its beginning).
 
     Raises:
         UsageError: The model has nothing of that name.
@@ -99,7 +99,8 @@ def explain(graph: DependencyGraph, name: str) -> Explanation:
     found = []
     for site in sites:
         for factor in site.factors:
-            found.append(_finding(graph, coarse, site, factor.removal, factor.labels))
+            axis = axis_of(graph, factor)
+            found.append(_finding(graph, coarse, site, axis, factor.labels))
     return Explanation(name, tuple(found))
 
 
@@ -140,14 +141,14 @@ def _path(
     """The shortest way through places that share the class, to the node that pinned it."""
     of = graph.resolver.classes.of
     inside = {
-        place(s, f.removal)
+        place(s, axis_of(graph, f))
         for s in graph.sites
         for f in s.factors
         if (of[f.labels] == number).any()
     }
     walk = coarse.subgraph(inside)
     near = {
-        place(s, f.removal)
+        place(s, axis_of(graph, f))
         for s in graph.sites
         for f in s.factors
         if s.node == node or s.name == node

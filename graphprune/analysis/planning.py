@@ -37,6 +37,15 @@ def plan_from_removed(
     """
     if (removed & ~graph.resolver.movable).any():
         raise GraphpruneError("a class that has to stay was removed: this is a bug of graphprune")
+    for group in graph.groups:
+        stay = ~removed[group.units]
+        kept = np.array([stay[cell].sum() for cell in group.cells])
+        for balance in group.balances:
+            if np.unique(balance.fixed + balance.counts @ kept).size > 1:
+                raise GraphpruneError(
+                    f"blocks of '{group.name}' would keep different numbers: "
+                    "this is a bug of graphprune"
+                )
     tensors: dict[str, tuple[Cut, ...]] = {}
     initializers: list[InitializerCut] = []
     for site in graph.sites:
@@ -53,7 +62,8 @@ def plan_from_removed(
             resolved = graph.resolver.resolve(factor)
             if resolved is None or resolved.removal not in item.axes:
                 continue
-            if _leaving(resolved, removed).any():
+            leaving = _leaving(resolved, removed)
+            if leaving.any() and not leaving.all():  # of nothing there are no statistics
                 statistics[item.node] = item.axes
     return Plan(
         source_sha256=source_sha256,
@@ -80,6 +90,8 @@ def site_cuts(site: Site, factors: Sequence[Resolved], removed: np.ndarray) -> t
         for position, index in enumerate(axes[:-1]):
             if index in masks and len(masks[index][0]) == 1:  # the index axis is cut as well
                 keep = np.compress(masks[index][1], keep, axis=position)
+        if not keep.size:  # nothing is left of an index axis
+            continue
         rows = keep.reshape(-1, keep.shape[-1])
         counts = rows.sum(axis=1)
         if (counts != counts[0]).any():
