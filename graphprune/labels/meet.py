@@ -57,7 +57,7 @@ def meet(
     """
     blocks = alg.blocks if blocks is None else blocks
     rank = operands[0].rank
-    shape = tuple(max(o.shape[a] for o in operands) for a in range(rank))
+    shape = tuple(_broadcast_size([o.shape[a] for o in operands]) for a in range(rank))
     current = [list(_unbroadcast(alg, o, shape)) for o in operands]
     if blocks:
         _collapse(alg, operands, current, contracted)
@@ -94,6 +94,11 @@ def meet(
             factors.append(lead)
         result.append(lead)
     return Met(shape, tuple(result), tuple(tuple(f) for f in current), merged)
+
+
+def _broadcast_size(sizes: Sequence[int]) -> int:
+    """What sizes of one axis broadcast to; an empty tensor (a dead branch has some) wins."""
+    return 0 if 0 in sizes else max(sizes)
 
 
 def _unbroadcast(alg: Algebra, t: Labels, shape: tuple[int, ...]) -> tuple[Factor, ...]:
@@ -156,7 +161,7 @@ def _create(
         create = [(a,) for a in range(len(shape))]
     for axes in create:
         removal = axes[-1]
-        if shape[removal] == 1:
+        if shape[removal] <= 1:
             continue
         wide = [i for i, o in enumerate(operands) if o.shape[removal] > 1]
         if not all(operands[i].weight for i in wide):
