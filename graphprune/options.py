@@ -25,7 +25,8 @@ class Options:
         residual: Include residual widths that run through LayerNorm or RMSNorm.
         only: Globs (or one): leave all groups that none of them names.
         exclude: Globs (or one) of groups to leave.
-        group_ratio: (glob, ratio) of single groups, or a mapping; the last that matches decides.
+        group_ratio: (glob, ratio) of single groups, or a mapping; the last that matches decides. At
+            ratio 0 the whole group leaves, and with it the branch or block that it belongs to.
         dims: Sizes of dynamic dimensions for analysis, verification and timing.
         provider: onnxruntime execution provider.
         threads: onnxruntime's intra-op threads.
@@ -65,7 +66,12 @@ class Options:
         object.__setattr__(self, "group_ratio", pairs)
         ratios = {"channels": self.channels, "params": self.params, "macs": self.macs}
         ratios |= {"heads": self.heads, "head_dims": self.head_dims}
-        ratios |= {f"group_ratio of {glob!r}": r for glob, r in self.group_ratio}
+        for glob, share in self.group_ratio:
+            if not 0 <= share <= 1:
+                raise UsageError(
+                    f"group_ratio of {glob!r} is the fraction that remains: {share} is not from "
+                    "0 (all of it leaves) to 1"
+                )
         for name, ratio in ratios.items():
             if ratio is not None and not 0 < ratio <= 1:
                 raise UsageError(

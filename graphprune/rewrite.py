@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.passes.drop_empty import DropEmptyPass, EmptyError, emptied
 from graphprune.passes.prune import PrunePass
 from graphprune.passes.sizes import SizeError
 from graphprune.plan import Plan, Unpruned
@@ -41,13 +42,18 @@ def rewrite(
         pruned = model.clone()
         try:
             PrunePass(plan, bindings)(pruned)
+            if emptied(plan):
+                DropEmptyPass(plan, model, bindings)(pruned)
             return plan, graph, pruned
-        except ir.passes.PassError as error:
+        except (ir.passes.PassError, SizeError) as error:
             found = _size_error(error)
             if found is None:
                 raise (error.__cause__ or error) from None
         known = {u.group for u in refused}
-        through = [n for n in groups_at(graph, plan, found.node) if n not in known] if graph else []
+        through = []
+        if graph is not None:
+            concerned = _emptied_at(plan, found) or groups_at(graph, plan, found.node)
+            through = [n for n in concerned if n not in known]
         if not through:
             raise found
         refused += [Unpruned(found.node, str(found), name) for name in through]
@@ -62,6 +68,15 @@ def groups_at(graph: DependencyGraph, plan: Plan, node: str) -> list[str]:
         g.name
         for g in graph.groups
         if g.name in cut and any(m.site.node == node or m.site.name in near for m in g.members)
+    ]
+
+
+def _emptied_at(plan: Plan, error: SizeError) -> list[str]:
+    """Groups of which nothing was to be left, where that is what cannot be done."""
+    if not isinstance(error, EmptyError):
+        return []
+    return [
+        g.name for g in plan.groups if not g.kept and error.tensors & {n for n, _ in g.members}
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphprune.passes.drop_empty import DropEmptyPass
     from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
     from graphprune.passes.drop_zero_states import DropZeroStatesPass
     from graphprune.passes.fold_initializers import FoldInitializersPass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from graphprune.passes.stamp import StampPass
 
 _WHERE = {
+    "DropEmptyPass": "drop_empty",
     "DropIdentityGathersPass": "drop_identity_gathers",
     "DropZeroStatesPass": "drop_zero_states",
     "FoldInitializersPass": "fold_initializers",
@@ -24,6 +26,7 @@ _WHERE = {
     "StampPass": "stamp",
 }
 __all__ = [
+    "DropEmptyPass",
     "DropIdentityGathersPass",
     "DropZeroStatesPass",
     "FoldInitializersPass",

@@ -9,6 +9,8 @@
 4. scalars computed from a shortened size and used as data keep their original value;
 5. shapes noted in the file are shortened, what nothing reads any more is dropped.
 
+Where the plan leaves nothing of a tensor, DropEmptyPass must follow.
+
 Names, order of nodes, inputs, outputs, opsets and metadata stay.
 """
 
@@ -84,7 +86,7 @@ class _Rewrite:
         sizes = [evaluate_sizes(self.model, s, d) for s, d in zip(self.shapes, dims, strict=True)]
         edits = self._collect()
         self._freeze(edits, sizes)
-        read_before = _read_values(self.model)
+        read_before = read_values(self.model)
         writer = SizeWriter(self.names, [s.values for s in self.shapes], sizes)
         for (node, i), contents in edits.operands.items():
             writer.write(node, i, contents)
@@ -92,7 +94,7 @@ class _Rewrite:
             _set_attributes(node, attributes)
         self._slice_initializers()
         self._shorten_shapes()
-        _drop_unread(self.model, read_before)
+        drop_unread(self.model, read_before)
 
     # -- finding --------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class _Rewrite:
         for node in _all_nodes(self.model):
             version = self.model.opset_imports.get(node.domain)
             rule = registry.find(node.domain, node.op_type, version)
-            if rule is None or not self._touched(node):
+            if rule is None or not self._touched(node) or self._hollow(node):
                 continue
             found = []
             for shapes in self.shapes:
@@ -167,6 +169,19 @@ class _Rewrite:
             or any((node, i) in self.uses for i in range(len(node.inputs)))
         )
 
+    def _hollow(self, node: ir.Node) -> bool:
+        """Whether nothing is left of what the node reads or of all that it makes.
+
+        DropEmptyPass takes such a node away: its sizes do not matter.
+        """
+        inputs = [
+            self.uses.get((node, i)) or self.cuts.get(value, ())
+            for i, value in enumerate(node.inputs)
+            if value is not None
+        ]
+        outputs = [_empties(self.cuts.get(v, ())) for v in node.outputs if v.name]
+        return any(map(_empties, inputs)) or (bool(outputs) and all(outputs))
+
     def _freeze(self, edits: _Edits, sizes: Sequence[Mapping[ir.Value, np.ndarray]]) -> None:
         """Values computed from shortened sizes that leave the shape arithmetic stay as they were.
 
@@ -181,7 +196,7 @@ class _Rewrite:
             if value not in new or not np.array_equal(new[value], old)
         }
         for node in _all_nodes(self.model):
-            if node.outputs and all(v in known for v in node.outputs):
+            if (node.outputs and all(v in known for v in node.outputs)) or self._hollow(node):
                 continue
             for i, value in enumerate(node.inputs):
                 if value is None or value not in changed or value in self.cuts:
@@ -252,6 +267,10 @@ def _sliced(original: ir.Value, cuts: tuple[Cut, ...]) -> ir.Value:
     return copy
 
 
+def _empties(cuts: Sequence[Cut]) -> bool:
+    return any(c.count == 0 for c in cuts)
+
+
 def _digest(cuts: tuple[Cut, ...]) -> bytes:
     parts = [repr((c.axis, c.blocks)).encode() + c.kept.tobytes() for c in cuts]
     return b"|".join(parts)
@@ -278,11 +297,12 @@ def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     return iter(ir.traversal.RecursiveGraphIterator(model.graph))
 
 
-def _read_values(model: ir.Model) -> set[ir.Value]:
+def read_values(model: ir.Model) -> set[ir.Value]:
+    """Everything that some node reads."""
     return {v for node in _all_nodes(model) for v in node.inputs if v is not None}
 
 
-def _drop_unread(model: ir.Model, read_before: set[ir.Value]) -> None:
+def drop_unread(model: ir.Model, read_before: set[ir.Value]) -> None:
     """Nodes and initializers that were read before and are not any more."""
     graphs = list(_graphs(model))
     for graph in graphs:

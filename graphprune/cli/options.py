@@ -115,7 +115,11 @@ def group_ratios(items: Sequence[str] | None) -> tuple[tuple[str, float], ...]:
             value = None
         if not equals or not glob or value is None:
             raise UsageError(f"--group-ratio {item!r} is not GLOB=R, for example 'layer4*=0.25'")
-        ratio(value, f"--group-ratio {glob}=")
+        if not 0 <= value <= 1:
+            raise UsageError(
+                f"--group-ratio {item} is out of range: it is the fraction that remains, "
+                "0 (the whole group leaves) <= R <= 1"
+            )
         found.append((glob, value))
     return tuple(found)
 

@@ -14,7 +14,7 @@ from graphprune.selection.budget import meet_budget
 from graphprune.selection.cost import CostModel
 from graphprune.selection.criteria import WeightOf, scores
 from graphprune.selection.ratios import Policy, global_ratios, local_ratios, split
-from graphprune.selection.widths import Grid, counts_for, grid_of, kept_units
+from graphprune.selection.widths import Grid, counts_for, grid_of, kept_units, none_of
 
 Counts = dict[str, tuple[int, ...]]
 
@@ -79,7 +79,10 @@ def select(
     by_name = graph.by_name
     used = [*free, *(by_name[n] for n in own)]
     scored = scores(used, weight, criterion, seed)
-    fixed: Counts = {n: counts_for(by_name[n], r, grid) for n, r in own.items()}
+    fixed: Counts = {
+        n: counts_for(by_name[n], r, grid) if r > 0 else none_of(by_name[n])
+        for n, r in own.items()
+    }
 
     def ratios(ratio: float) -> dict[str, float]:
         if scope == "global" and ratio < 1:
@@ -112,6 +115,8 @@ def _why_whole(group: Group, ratio: float | None) -> str:
         return "the budget is met without it"
     if ratio >= 1:
         return "all of it was to stay"
+    if ratio <= 0:
+        return "without it, blocks of one tensor would keep different numbers of channels"
     return (
         f"of the widths that --align allows, all of its {group.size} units are nearest to "
         f"{ratio:.3g} of them"

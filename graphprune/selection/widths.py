@@ -98,6 +98,12 @@ def counts_for(group: Group, ratio: float, grid: Grid) -> tuple[int, ...]:
     return found or tuple(int(c.size) for c in group.cells)
 
 
+def none_of(group: Group) -> tuple[int, ...]:
+    """No unit stays: the whole group leaves; all stay where blocks would keep different numbers."""
+    even = all((b.fixed == b.fixed[0]).all() for b in group.balances)
+    return tuple(0 if even else int(c.size) for c in group.cells)
+
+
 def next_counts(group: Group, present: Sequence[int], grid: Grid) -> tuple[int, ...] | None:
     """The next larger number of units that the balances and the grid allow; None at the end."""
     if uniform(group):
