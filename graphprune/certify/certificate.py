@@ -136,6 +136,7 @@ def certify(
             seed=seed,
             layerwise=level == "layerwise",
             renamed=structure.renamed,
+            stand_ins=structure.stand_ins,
             progress=progress,
         )
     except TwinError as error:
@@ -192,6 +193,9 @@ def _structural_weak(structure: Structure) -> list[str]:
     if structure.renamed:
         pairs = [f"'{new}' for '{old}'" for new, old in structure.renamed.items()]
         weak.append(f"values stand for others of the original unproven: {_some(pairs)}")
+    if structure.stand_ins:
+        names = [f"'{n}'" for n in structure.stand_ins]
+        weak.append(f"constants stand for values of the original unproven: {_some(names)}")
     return weak
 
 

@@ -81,6 +81,7 @@ def compare_graphs(
     seed: int = 0,
     layerwise: bool = False,
     renamed: Mapping[str, str] | None = None,
+    stand_ins: Mapping[str, Sequence[ir.TensorProtocol]] | None = None,
     progress: Progress | None = None,
 ) -> Findings:
     """Run the masked original and the pruned graph and compare every tensor.
@@ -95,7 +96,8 @@ def compare_graphs(
             original runs.
         seed: Of the random inputs.
         layerwise: Check each node on the original's values and hold few weights at a time.
-        renamed: See `Sides.renamed`.
+        renamed: See `Sides`.
+        stand_ins: See `Sides`.
         progress: Told the share of the work that is done, from 0 to 1.
 
     Raises:
@@ -103,7 +105,7 @@ def compare_graphs(
         UnsupportedModelError: The original does not run at all.
     """
     state = _State()
-    bench = _Bench(original, pruned, plan, layerwise, renamed or {})
+    bench = _Bench(original, pruned, plan, layerwise, renamed or {}, stand_ins or {})
     steps = _steps(original, plan, bindings, seed)
     for done, attempts in enumerate(steps):
         for attempt in attempts:
@@ -201,12 +203,14 @@ class _Bench:
         plan: Plan,
         layerwise: bool,
         renamed: Mapping[str, str],
+        stand_ins: Mapping[str, Sequence[ir.TensorProtocol]],
     ) -> None:
         self.original = original
         self.plan = plan
         self._pruned = pruned
         self._layerwise = layerwise
         self._renamed = renamed
+        self._stand_ins = stand_ins
         self._dynamic = any(c.dynamic for cuts in plan.tensors.values() for c in cuts)
         self._made: dict[bool, tuple[Sides, Twin]] = {}
         self._ends: list[int] = []
@@ -255,8 +259,9 @@ class _Bench:
             original=self.original,
             twin=twin.model,
             pruned=self._pruned,
-            cuts=with_renamed(self.plan.tensors, self._renamed),
+            cuts=with_renamed(self.plan.tensors, self._renamed, shapes),
             renamed=self._renamed,
+            stand_ins=self._stand_ins,
             dtypes=dtypes,
             twin_pieces=pieces_of(align(graph, twin.model.graph, self._ends)),
             pruned_pieces=[[make_piece(part)] for part in pruned_parts],

@@ -44,7 +44,8 @@ class Operands:
     """Compares operands, node by node.
 
     Attributes:
-        renamed: See `Structure.renamed`.
+        renamed: See `Structure`.
+        stand_ins: See `Structure`.
         quiet: Values of both graphs that are computed from sizes and constants alone.
     """
 
@@ -52,6 +53,7 @@ class Operands:
         self, original: ir.Model, pruned: ir.Model, plan: Plan, found: Match, record: Record
     ) -> None:
         self.renamed: dict[str, str] = {}
+        self.stand_ins: dict[str, list[ir.TensorProtocol]] = {}
         self.quiet: set[ir.Value] = set()
         self._constants: set[ir.Value] = set()
         for graph in (original.graph, pruned.graph):
@@ -60,6 +62,7 @@ class Operands:
             self.quiet |= fixed | sizes_only(graph, fixed)
         self._cuts = {(u.node, u.input, u.initializer): u.cuts for u in plan.initializers}
         self._plan = plan
+        self._empties = any(c.count == 0 for cuts in plan.tensors.values() for c in cuts)
         self._match = found
         self._record = record
         self._top = {original.graph, pruned.graph}
@@ -91,9 +94,9 @@ class Operands:
         return zip(want, got, strict=True)
 
     def _emptied(self, origin: ir.Node, i: int, value: ir.Value | None) -> bool:
-        return value is not None and any(
-            c.count == 0 for c in self._cuts.get((node_key(origin), i, value.name or ""), ())
-        )
+        name = "" if value is None else value.name or ""
+        cuts = self._cuts.get((node_key(origin), i, name), self._plan.tensors.get(name, ()))
+        return any(c.count == 0 for c in cuts)
 
     def _operand(
         self,
@@ -113,7 +116,7 @@ class Operands:
                 self._record.note(origin, f"input {i} (computed from sizes) is left out")
                 return ""
             return "was added" if want is None else f"('{want.name}') is missing"
-        if self._match.values.get(got) is want and got not in self.quiet:
+        if self._match.values.get(got) is want and not (got in self.quiet and want in self.quiet):
             return ""
         if want in self._constants and got in self._constants:
             return self._contents(origin, i, want, got, size)
@@ -123,20 +126,26 @@ class Operands:
             return "" if whole and got in self.quiet else f"('{want.name}') is no constant any more"
         if want in self.quiet:
             return "" if got in self.quiet else f"reads '{got.name}' instead of a size"
-        return self._other(node, want, got)
+        return self._other(want, got)
 
-    def _other(self, node: ir.Node, want: ir.Value, got: ir.Value) -> str:
-        """An operand that is another activation than in the original."""
-        complaint = f"reads '{got.name}' instead of '{want.name}'"
-        if got in self._constants:
+    def _other(self, want: ir.Value, got: ir.Value) -> str:
+        """An operand that is another value than in the original: an error where the original's is
+        still there; else something that must equal it, which running both will show."""
+        fixed = got in self._constants
+        complaint = f"reads {'the constant ' * fixed}'{got.name}' instead of '{want.name}'"
+        if want in self._left and (fixed or got in self._match.values):
             return complaint
-        known = got in self._match.values
-        still_there = want in self._left
-        if (known and still_there) or node.graph not in self._top:
+        if fixed and not self._empties:  # only what reads nothing any more can be constant
             return complaint
-        if self.renamed.get(got.name or "", want.name) != want.name:
+        if want.graph not in self._top:
             return complaint
-        self.renamed[got.name or ""] = want.name or ""
+        name, tensor = want.name or "", constant(got)
+        if tensor is not None:
+            self.stand_ins.setdefault(name, []).append(tensor)
+            return ""
+        if got.graph not in self._top or self.renamed.get(got.name or "", name) != name:
+            return complaint
+        self.renamed[got.name or ""] = name
         return ""
 
     def _touched(self, origin: ir.Node) -> bool:

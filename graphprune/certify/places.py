@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +21,7 @@ from graphprune.certify.movement import (
 from graphprune.certify.record import Record
 from graphprune.certify.sides import with_renamed
 from graphprune.onnx.shapes import Shapes
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Cut, Plan, pruned_shape
 
 _ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Equal", "Greater", "Less"),
@@ -46,7 +47,7 @@ class Places:
         renamed: Mapping[str, str],
         record: Record,
     ) -> None:
-        self._tensors = with_renamed(plan.tensors, renamed)
+        self._tensors = with_renamed(plan.tensors, renamed, before)
         self._match = found
         self._before = before
         self._after = after
@@ -110,6 +111,11 @@ class Places:
             after = Move(node, before.inputs, after.outputs, after.contents)
         else:
             after = self._side(node, which, self._after)
+        if len(node.outputs) < len(origin.outputs):  # emptied results are gone
+            there = {v.name: d for v, d in zip(node.outputs, after.outputs, strict=True)}
+            shapes = zip(origin.outputs, before.outputs, outputs, strict=True)
+            dims = [there.get(v.name, pruned_shape(d, c)) for v, d, c in shapes]
+            after = replace(after, outputs=tuple(dims))
         return check_move(op, before, after, [cuts[i] for i in which], outputs)
 
     def _side(self, node: ir.Node, which: Sequence[int], shapes: Shapes) -> Move:

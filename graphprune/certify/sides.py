@@ -11,6 +11,7 @@ from graphprune.certify.compare import COARSEST, TOLERANCES, Tolerance
 from graphprune.certify.emit import PREFIX
 from graphprune.certify.graphs import reads
 from graphprune.certify.pieces import Piece, Runner, make_piece
+from graphprune.onnx.shapes import Shapes
 from graphprune.plan import Cut
 
 
@@ -33,6 +34,7 @@ class Sides:
         cuts: Tensor name -> its cuts.
         renamed: Pruned name -> original name, where a consumer in the pruned graph reads another
             value than in the original, which must therefore be equal.
+        stand_ins: Original name -> constants of the pruned graph that must equal it everywhere.
         dtypes: Element types of the original's values by name.
         twin_pieces: Consecutive nodes of the twin that run together.
         pruned_pieces: The same for the pruned graph; as many.
@@ -45,6 +47,7 @@ class Sides:
     pruned: ir.Model
     cuts: Mapping[str, Sequence[Cut]]
     renamed: Mapping[str, str]
+    stand_ins: Mapping[str, Sequence[ir.TensorProtocol]]
     dtypes: Mapping[str, ir.DataType]
     twin_pieces: Sequence[Piece]
     pruned_pieces: Sequence[Sequence[Piece]]
@@ -53,11 +56,17 @@ class Sides:
 
 
 def with_renamed(
-    cuts: Mapping[str, Sequence[Cut]], renamed: Mapping[str, str]
+    cuts: Mapping[str, Sequence[Cut]], renamed: Mapping[str, str], shapes: Shapes
 ) -> dict[str, Sequence[Cut]]:
     """Cuts of tensors that the plan does not name, because what stands for them is named: a
-    value that is only passed on is cut as its source is."""
-    passed = {old: cuts[new] for new, old in renamed.items() if new in cuts and old not in cuts}
+    value that is only passed on is cut as its source is. `shapes` are the original's: where the
+    two differ, it is what is left of the source that stands for the whole of the other."""
+    dims = {v.name: d for v, d in shapes.dims.items()} if renamed else {}
+    passed = {
+        old: cuts[new]
+        for new, old in renamed.items()
+        if new in cuts and old not in cuts and dims.get(new) == dims.get(old)
+    }
     return {**cuts, **passed}
 
 

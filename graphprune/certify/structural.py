@@ -7,6 +7,7 @@ that a weight behind a Transpose is compared as its layer reads it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,28 @@ from graphprune.certify.record import Record
 from graphprune.onnx.shapes import Shapes, infer_shapes
 from graphprune.plan import Plan, pruned_shape
 
+_ATTENTION = r"\w*Attention|RotaryEmbedding"
 _SIZE_ATTRIBUTES = {
-    *("group", "num_heads", "kv_num_heads", "q_num_heads", "hidden_size", "num_groups"),
-    *("split", "num_outputs", "shape", "pads", "starts", "ends", "output_shape", "repeats"),
-    *("qkv_hidden_sizes", "rotary_embedding_dim", "K", "N"),
+    "group": r"(QLinear|Fused)?Conv(Transpose|Integer)?",
+    "hidden_size": "LSTM|GRU|RNN",
+    "num_groups": "GroupNormalization",
+    "groups": "(Skip)?GroupNorm",
+    "split": "Split",
+    "num_outputs": "Split",
+    "starts": "Slice",
+    "ends": "Slice",
+    "shape": "Reshape",
+    "pads": "Pad",
+    "K": "MatMul(NBits|Bnb4)",
+    "N": "MatMul(NBits|Bnb4)",
+    "num_heads": _ATTENTION,
+    "q_num_heads": _ATTENTION,
+    "kv_num_heads": _ATTENTION,
+    "qkv_hidden_sizes": _ATTENTION,
+    "rotary_embedding_dim": _ATTENTION,
 }
-"""Attributes that hold sizes: what they must be follows from shapes and is seen in the results."""
+"""Attribute -> ops (a pattern) in which it holds a size: what it must be follows from shapes and is
+seen in the results."""
 _DEFAULTED = {"scale"}
 """Attributes whose default depends on a size: pruning makes them explicit."""
 
@@ -39,12 +56,14 @@ class Structure:
         failures: In topological order, each naming a node and a reason; empty where all is well.
         renamed: Pruned name -> original name: a consumer reads another value than in the original;
             the numeric check must show that they are equal.
+        stand_ins: Original name -> constants that consumers read instead; to be shown likewise.
         notes: What could not be checked without running the graphs.
         checked: Initializer uses and movement ops that were checked.
     """
 
     failures: tuple[str, ...]
     renamed: Mapping[str, str]
+    stand_ins: Mapping[str, Sequence[ir.TensorProtocol]]
     notes: tuple[str, ...]
     checked: int
 
@@ -62,11 +81,12 @@ def check_structure(
     """
     failures = check_interface(original, pruned)
     if failures:
-        return Structure(tuple(failures), {}, (), 0)
+        return Structure(tuple(failures), {}, {}, (), 0)
     before, after = _folded(original), _folded(pruned)
     found = match(before.graph, after.graph)
     record = Record(found.order)
-    _check_nodes(found, record)
+    gone = {n for n, cuts in plan.tensors.items() if any(c.count == 0 for c in cuts)}
+    _check_nodes(found, gone, record)
     operands = Operands(before, after, plan, found, record)
     operands.check()
     shapes = [(infer_shapes(before, b), infer_shapes(after, b)) for b in bindings]
@@ -75,7 +95,9 @@ def check_structure(
     if not record.failures:
         Places(plan, found, *shapes[0], operands.renamed, record).check()
     ordered = [text for _, text in sorted(record.failures, key=lambda f: f[0])]
-    return Structure(tuple(ordered), operands.renamed, tuple(record.notes), record.checked)
+    return Structure(
+        tuple(ordered), operands.renamed, operands.stand_ins, tuple(record.notes), record.checked
+    )
 
 
 def _folded(model: ir.Model) -> ir.Model:
@@ -125,7 +147,7 @@ def _signature(graph: ir.Graph, kind: str) -> list[tuple[str, str]]:
     ]
 
 
-def _check_nodes(found: Match, record: Record) -> None:
+def _check_nodes(found: Match, gone: set[str], record: Record) -> None:
     for node, origin in found.nodes.items():
         if (node.domain, node.op_type, node.overload) != (
             origin.domain,
@@ -140,7 +162,10 @@ def _check_nodes(found: Match, record: Record) -> None:
             continue
         for name in {*node.attributes, *origin.attributes}:
             _check_attribute(name, node, origin, record)
-        for mine, theirs in zip(node.outputs, origin.outputs, strict=False):
+        outputs = list(origin.outputs)
+        if len(node.outputs) < len(outputs):  # of some nothing is left
+            outputs = [v for v in outputs if v.name not in gone]
+        for mine, theirs in zip(node.outputs, outputs, strict=False):
             if mine.name and mine.name != theirs.name:
                 record.fail(origin, f"defines '{mine.name}' instead of '{theirs.name}'")
     for node in found.added:
@@ -150,7 +175,8 @@ def _check_nodes(found: Match, record: Record) -> None:
 
 def _check_attribute(name: str, node: ir.Node, origin: ir.Node, record: Record) -> None:
     mine, theirs = node.attributes.get(name), origin.attributes.get(name)
-    if name in _SIZE_ATTRIBUTES or (name in _DEFAULTED and theirs is None):
+    is_size = re.fullmatch(_SIZE_ATTRIBUTES.get(name, ""), origin.op_type) is not None
+    if is_size or (name in _DEFAULTED and theirs is None):
         return
     if mine is None or theirs is None:
         record.fail(origin, f"attribute '{name}' was {'removed' if mine is None else 'added'}")

@@ -74,6 +74,7 @@ class Walk:
             self.twin_values.update(sides.runners[0].run(piece, self.twin_values))
             if probe is not None:
                 probe.step(k, self.twin_values, self.planned)
+            self._compare_constants(piece)
             for part in self._parts(k):
                 self._run_pruned(part)
             self._compare_waiting()
@@ -182,6 +183,22 @@ class Walk:
                 self.tally.note(pair.original, found, pair.pruned in self._outputs)
             return None
         return None if pair.original in self._quiet else found
+
+    def _compare_constants(self, piece: Piece) -> None:
+        for name in piece.outputs:
+            for tensor in self.sides.stand_ins.get(name, ()):
+                want = self._shortened(name)
+                if want is None:
+                    self.tally.uncompared.add(name)
+                    continue
+                got = np.asarray(tensor.numpy())
+                if np.broadcast_shapes(got.shape, want.shape) == want.shape:
+                    got = np.broadcast_to(got, want.shape)
+                found = deviation(want, got)
+                if not found.within(self._tolerances.get(name, COARSEST).whole):
+                    text = _describe(None, Pair(tensor.name or "", name), found)
+                    raise DifferenceError(f"{text}: it stands for '{name}'")
+                self.tally.note(name, found, False)
 
     def _compare_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
