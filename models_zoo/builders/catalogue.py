@@ -79,11 +79,15 @@ def build(
         return onnx.load(path)
     model = _build(name, exporter, opset, dynamic)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        unfinished.write_bytes(model.SerializeToString())
-        unfinished.replace(path)
+        _keep(model, path)
     return model
+
+
+def _keep(model: onnx.ModelProto, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_bytes(model.SerializeToString())
+    unfinished.replace(path)
 
 
 def filename(name: str, exporter: Exporter, opset: int, dynamic: bool) -> str:
@@ -125,15 +129,22 @@ def fill(
     opset: int = 18,
     dynamic: bool = True,
 ) -> dict[str, str]:
-    """Build and run each of `chosen`, printing a line for each; returns the failures by name."""
+    """Build and run each of `chosen`, printing a line for each; returns the failures by name.
+
+    A graph that does not run in onnxruntime is not kept.
+    """
     from models_zoo.builders.checks import examine
 
     failures: dict[str, str] = {}
     for name in chosen:
         started = time.perf_counter()
         try:
-            model = build(name, exporter=exporter, opset=opset, dynamic=dynamic, cache=folder)
+            path = folder / filename(name, exporter, opset, dynamic)
+            present = path.exists()
+            model = onnx.load(path) if present else _build(name, exporter, opset, dynamic)
             health = examine(model)
+            if not present:
+                _keep(model, path)
             line = f"{len(model.graph.node)} nodes, outputs {health.shapes[-1]}"
             line += f", spread {health.spread:.3f}, variation {health.variation:.3f}"
         except Exception as error:  # exporters raise whatever they meet: the list goes on
