@@ -18,8 +18,8 @@ def resize_reshape(r: Resize) -> None:
     if target is None:
         shape = r.attr("shape")
         if shape is not None:  # opset < 5
-            entries = [int(v) for v in shape]
-            r.set_attr("shape", [n if e > 0 else e for e, n in zip(entries, new, strict=True)])
+            named = zip(map(int, shape), new, strict=True)
+            r.set_attr("shape", [n if e > 0 else e for e, n in named])
         return
     entries = target.astype(np.int64)
     r.set_operand(1, np.where(entries > 0, np.array(new, np.int64), entries))

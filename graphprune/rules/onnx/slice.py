@@ -29,8 +29,8 @@ def slice_(ctx: OpContext) -> None:
         if not ctx.has(3) or ctx.const(3) is None:
             ctx.boundary("what it slices is not known before it runs")
             return
-        at = [positive(a, t.rank) for a in axes or []]
-        t = ctx.alg.tie_across(t, at, "what it slices is not known before it runs")
+        sliced = [positive(a, t.rank) for a in axes or []]
+        t = ctx.alg.tie_across(t, sliced, "what it slices is not known before it runs")
         ctx.set(t.factors)
         return
     axes = axes if axes is not None else list(range(len(starts)))
