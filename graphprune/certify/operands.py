@@ -126,9 +126,9 @@ class Operands:
             return "" if whole and got in self.quiet else f"('{want.name}') is no constant any more"
         if want in self.quiet:
             return "" if got in self.quiet else f"reads '{got.name}' instead of a size"
-        return self._other(want, got)
+        return self._other(origin, want, got)
 
-    def _other(self, want: ir.Value, got: ir.Value) -> str:
+    def _other(self, origin: ir.Node, want: ir.Value, got: ir.Value) -> str:
         """An operand that is another value than in the original: an error where the original's is
         still there; else something that must equal it, which running both will show."""
         fixed = got in self._constants
@@ -143,9 +143,14 @@ class Operands:
         if tensor is not None:
             self.stand_ins.setdefault(name, []).append(tensor)
             return ""
-        if got.graph not in self._top or self.renamed.get(got.name or "", name) != name:
+        if got.graph not in self._top:
             return complaint
-        self.renamed[got.name or ""] = name
+        if self.renamed.setdefault(got.name or "", name) == name:
+            return ""
+        if not self._empties:
+            return complaint
+        # Blocks in a row that vanished: what went in stands for the result of each of them.
+        self._record.note(origin, f"'{got.name}' for '{name}' is seen in its results only")
         return ""
 
     def _touched(self, origin: ir.Node) -> bool:
