@@ -44,9 +44,10 @@ def examine(path: Path, settings: dict[str, Any]) -> Record:
     from graphprune.errors import CertificateError, GraphpruneError, NothingGainedError
 
     try:
-        result = graphprune.compile(path, bench=False, **settings)
+        result = graphprune.compile(path, **{"bench": False, **settings})
         record = describe(result)
-        record |= try_file(path, result.model)
+        if record["outcome"] == "pruned":
+            record |= try_file(path, result.model)
     except CertificateError as error:
         return {"outcome": "failed", "reason": str(error)}
     except NothingGainedError as error:
@@ -67,8 +68,10 @@ def describe(result: Any) -> Record:
     reasons: dict[str, int] = {}
     for item in report.unpruned:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1
+    latency = report.latency
     return {
-        "outcome": "pruned",
+        "outcome": "pruned" if report.groups else "nothing",
+        "reason": "" if report.groups else "; ".join(reasons),
         "status": certificate.get("status"),
         "max_abs_error": certificate.get("max_abs_error"),
         "max_rel_error": certificate.get("max_rel_error"),
@@ -81,6 +84,7 @@ def describe(result: Any) -> Record:
         "left": sorted({u.reason for u in report.unpruned if u.group and u.group in u.node}),
         "timings_s": {s: round(t, 3) for s, t in report.timings_s.items()},
         "nodes": sum(1 for _ in result.model.graph),
+        "latency": latency and [latency.ratio, *latency.interval, latency.verdict],
     }
 
 
