@@ -59,6 +59,7 @@ def build(
     exporter: Exporter = "dynamo",
     opset: int = 18,
     dynamic: bool = True,
+    optimize: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> onnx.ModelProto:
     """The ONNX graph of architecture `name`, the same weights on every call.
@@ -68,16 +69,18 @@ def build(
         exporter: torch's `dynamo` or `legacy` exporter.
         opset: 17 (legacy only), 18 or 23.
         dynamic: Leave batch and sequence lengths open.
+        optimize: False: the dynamo exporter's graph as translated, batch norm not folded.
         cache: A folder in which the file is looked up first and left afterwards.
 
     Raises:
         ValueError: An unknown name.
         RuntimeError or a subclass: The exporter cannot handle the architecture.
     """
-    path = None if cache is None else Path(cache) / filename(name, exporter, opset, dynamic)
+    choices = (exporter, opset, dynamic, optimize)
+    path = None if cache is None else Path(cache) / filename(name, *choices)
     if path is not None and path.exists():
         return onnx.load(path)
-    model = _build(name, exporter, opset, dynamic)
+    model = _build(name, *choices)
     if path is not None:
         _keep(model, path)
     return model
@@ -90,17 +93,23 @@ def _keep(model: onnx.ModelProto, path: Path) -> None:
     unfinished.replace(path)
 
 
-def filename(name: str, exporter: Exporter, opset: int, dynamic: bool) -> str:
+def filename(
+    name: str, exporter: Exporter, opset: int, dynamic: bool, optimize: bool = True
+) -> str:
     """`NAME.onnx` for the defaults of `build`; other choices are spelt out."""
     parts = [name]
     if (exporter, opset) != ("dynamo", 18):
         parts.append(f"{exporter}{opset}")
     if not dynamic:
         parts.append("static")
+    if not optimize:
+        parts.append("raw")
     return ".".join([*parts, "onnx"])
 
 
-def _build(name: str, exporter: Exporter, opset: int, dynamic: bool) -> onnx.ModelProto:
+def _build(
+    name: str, exporter: Exporter, opset: int, dynamic: bool, optimize: bool
+) -> onnx.ModelProto:
     if name in micrographs.NAMES:
         return micrographs.build(name, opset=opset)
     for listed, module in FAMILIES.values():
@@ -113,6 +122,7 @@ def _build(name: str, exporter: Exporter, opset: int, dynamic: bool) -> onnx.Mod
                 exporter=exporter,
                 opset=opset,
                 dynamic=dynamic,
+                optimize=optimize,
                 axes=sample.axes,
                 output_names=sample.outputs,
             )
@@ -128,6 +138,7 @@ def fill(
     exporter: Exporter = "dynamo",
     opset: int = 18,
     dynamic: bool = True,
+    optimize: bool = True,
 ) -> dict[str, str]:
     """Build and run each of `chosen`, printing a line for each; returns the failures by name.
 
@@ -135,13 +146,14 @@ def fill(
     """
     from models_zoo.builders.checks import examine
 
+    choices = (exporter, opset, dynamic, optimize)
     failures: dict[str, str] = {}
     for name in chosen:
         started = time.perf_counter()
         try:
-            path = folder / filename(name, exporter, opset, dynamic)
+            path = folder / filename(name, *choices)
             present = path.exists()
-            model = onnx.load(path) if present else _build(name, exporter, opset, dynamic)
+            model = onnx.load(path) if present else _build(name, *choices)
             health = examine(model)
             if not present:
                 _keep(model, path)
@@ -163,6 +175,7 @@ def main() -> int:
     parser.add_argument("--exporter", choices=("dynamo", "legacy"), default="dynamo")
     parser.add_argument("--opset", type=int, default=18)
     parser.add_argument("--static", action="store_true", help="no dynamic dims")
+    parser.add_argument("--raw", action="store_true", help="dynamo: leave the graph unoptimised")
     options = parser.parse_args()
     failures = fill(
         options.name or names(options.family),
@@ -170,6 +183,7 @@ def main() -> int:
         exporter=options.exporter,
         opset=options.opset,
         dynamic=not options.static,
+        optimize=not options.raw,
     )
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}")

@@ -153,6 +153,7 @@ def test_the_cache_is_used_and_file_names_tell_what_was_asked(tmp_path: Path) ->
     onnx.save(other, tmp_path / "glu.onnx")
     assert catalogue.build("glu", cache=tmp_path) == other != built
     assert catalogue.filename("a", "legacy", 17, False) == "a.legacy17.static.onnx"
+    assert catalogue.filename("a", "dynamo", 18, True, False) == "a.raw.onnx"
 
 
 def test_a_failure_is_reported_and_the_list_goes_on(
