@@ -3,8 +3,8 @@
     python -m tools.single_groups --models FOLDER [--names NAME ...] [--json FILE]
         [--out docs/results/single-groups.md]
 
-A wrong coupling can hide where everything is pruned at once. Here one group loses half of its units,
-at random, and nothing else leaves; the pruned graph must equal its masked original on every tensor,
+A wrong coupling can hide where everything is pruned at once. Here one group loses half of its units
+at random and nothing else leaves; the pruned graph must equal its masked original on every tensor,
 to float error, or with statistics over what is kept where the group runs through a normalisation.
 """
 
