@@ -12,7 +12,7 @@ import numpy as np
 
 from graphprune.labels import meet as _meet
 from graphprune.labels import move as _move
-from graphprune.labels.space import LabelSpace, unique
+from graphprune.labels.space import LabelSpace, one_piece, unique
 from graphprune.labels.tensor import Factor, Labels
 
 _MERGED = "two independent removals would share one axis"
@@ -133,7 +133,7 @@ class Algebra:
             elif self.space.weak(other.labels):
                 self.pin(other, _MERGED)
                 by_axis[factor.removal] = factor
-            elif other.axes == factor.axes:
+            elif other.axes == factor.axes and not one_piece(other.labels, factor.labels):
                 self.space.equate(other.labels, factor.labels)
             else:
                 small, large = sorted((other, factor), key=lambda f: unique(f.labels).size)

@@ -27,6 +27,18 @@ def unique(array: np.ndarray) -> np.ndarray:
     return flat[first]
 
 
+def one_piece(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether equating `a` and `b` would leave one class of several: nothing could leave any more."""
+    first, i = np.unique(a, return_inverse=True)
+    second, j = np.unique(b, return_inverse=True)
+    if first.size < 2 or second.size < 2:
+        return False
+    edges = (np.ones(a.size, bool), (i.reshape(-1), first.size + j.reshape(-1)))
+    size = first.size + second.size
+    graph = coo_array(edges, shape=(size, size))
+    return int(connected_components(graph, directed=False, return_labels=False)) == 1
+
+
 @dataclass(frozen=True)
 class Pin:
     """Why some labels have to stay."""
