@@ -114,8 +114,10 @@ class SizeWriter:
         times, over = first_want // divisor, first_have // divisor
         over = np.where(over == 0, 1, over)
         for want, have in zip(wanted, found, strict=True):
+            scaled = have.astype(np.int64) * times
+            # Exact at every binding: a quotient that is right by rounding would be wrong at others.
             if have.shape != times.shape or not np.array_equal(
-                have.astype(np.int64) * times // over, want
+                scaled, want.astype(np.int64) * over
             ):
                 raise SizeError(
                     node_name(node),

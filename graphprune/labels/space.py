@@ -28,7 +28,7 @@ def unique(array: np.ndarray) -> np.ndarray:
 
 
 def one_piece(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether equating `a` and `b` would leave one class of several: nothing could leave any more."""
+    """Whether equating `a` and `b` would make one class of all: nothing could leave any more."""
     first, i = np.unique(a, return_inverse=True)
     second, j = np.unique(b, return_inverse=True)
     if first.size < 2 or second.size < 2:

@@ -121,7 +121,7 @@ def test_the_model_it_was_cloned_from_is_not_touched() -> None:
     assert ir.to_proto(bench.model).SerializeToString(deterministic=True) == before
 
 
-# -- sharing ----------------------------------------------------------------------------------------
+# -- sharing ---------------------------------------------------------------------------------------
 
 TWICE = "h = MatMul (x, w) r = Relu (h) g = MatMul (r, w) s = Relu (g) y = MatMul (s, v)"
 
@@ -195,7 +195,7 @@ def test_new_names_are_free_everywhere() -> None:
     assert bench.run(pruned)["y"].shape == bench.run()["y"].shape
 
 
-# -- sizes ------------------------------------------------------------------------------------------
+# -- sizes -----------------------------------------------------------------------------------------
 
 
 def test_a_constant_that_holds_sizes_is_copied_where_others_need_the_old_one() -> None:
@@ -353,7 +353,7 @@ def test_what_nothing_reads_any_more_is_gone_and_the_rest_stays() -> None:
     assert "unread" in {n.outputs[0].name for n in pruned.graph}
 
 
-# -- plans from outside -----------------------------------------------------------------------------
+# -- plans from outside ----------------------------------------------------------------------------
 
 
 def test_an_empty_plan_changes_nothing() -> None:
