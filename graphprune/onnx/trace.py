@@ -97,8 +97,11 @@ class _Run:
         )
         rule = registry.find(node.domain, node.op_type, self.opsets.get(node.domain))
         missing = [v for v in node.inputs if v is not None and v not in self.shapes.dims]
-        missing += [v for v in node.outputs if v.uses() and v not in self.shapes.dims]
-        if missing:
+        read = [v for v in node.outputs if v.uses() or v.is_graph_output()]
+        missing += [v for v in read if v not in self.shapes.dims]
+        if rule is not None and rule.boundary:
+            self._pin_known(node, rule.boundary)
+        elif missing:
             self._pin_known(node, f"the shape of '{missing[0].name}' is not known")
         elif rule is None:
             domain = f"{node.domain}." if node.domain else ""

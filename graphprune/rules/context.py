@@ -163,7 +163,7 @@ class OpContext:
             self.pin(i, reason)
 
     def statistic(self, axes: Sequence[int], t: Labels) -> None:
-        """This node takes statistics of its first input over `axes`; noted where they are tracked."""
+        """This node takes statistics of its first input over `axes`; noted where tracked."""
         if any(t.on(a) is not None for a in axes):
             self.found.statistics[self.node] = tuple(axes)
 

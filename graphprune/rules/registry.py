@@ -100,3 +100,13 @@ def op_rule(
         return rule
 
     return register
+
+
+def boundary_rule(domain: str, *ops: str, reason: str, since: int = 1) -> None:
+    """Register `ops` as boundaries: nothing leaves through them, for `reason`."""
+
+    def pin_all(ctx: OpContext) -> None:
+        ctx.boundary(reason)
+
+    for op in ops:
+        registry.add(OpRule(domain, op, since, pin_all, boundary=reason))

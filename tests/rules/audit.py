@@ -72,7 +72,7 @@ def audit(case: Case, seed: int, removals: int = 3) -> Tally:
     """Build one example and audit it in both modes. Raises AuditError."""
     rng = rng_for(case.name, seed)
     example = case.build(rng)
-    subject = _Subject(example)
+    subject = Subject(example)
     tally = Tally()
     for blocks in (True, False):
         mode = "blocks" if blocks else "inside blocks"
@@ -107,7 +107,7 @@ def _expectations(example: Example, graph: DependencyGraph, *, blocks: bool, mod
         raise AuditError(f"{mode}: nobody says '{example.reason}', only {reasons}")
 
 
-class _Subject:
+class Subject:
     """One example on the way through the pipeline."""
 
     def __init__(self, example: Example) -> None:
@@ -259,7 +259,6 @@ def _same_interface(model: ir.Model, pruned: ir.Model) -> None:
 
 def _reference(model: ir.Model, feeds: Mapping[str, Array], names: Any) -> Mapping[str, Array]:
     from onnx.reference import ReferenceEvaluator
-
     from reference_ops import OPS
 
     from graphprune.onnx.runtime import _with_outputs
@@ -271,14 +270,16 @@ def _reference(model: ir.Model, feeds: Mapping[str, Array], names: Any) -> Mappi
     return dict(zip(outputs, results, strict=True))
 
 
-# -- legal removals ---------------------------------------------------------------------------------
+# -- legal removals -------------------------------------------------------------------------------
 
 
 def random_removal(graph: DependencyGraph, rng: Rng, strength: float) -> Array:
-    """Classes that leave: at `strength` 0 one unit (or the fewest that are legal) of one group, at 1
-    many units of all groups."""
+    """Classes that leave: at `strength` 0 one unit (or the fewest that are legal) of one group, at
+    1 many units of all groups."""
     removed = np.zeros(graph.resolver.classes.count, bool)
-    chosen = list(graph.groups)
+    chosen = [g for g in graph.groups if legal_widths(g, rng, 0) is not None]
+    if not chosen:
+        return removed
     if strength == 0:
         chosen = [chosen[int(rng.integers(len(chosen)))]]
     elif strength < 1:
@@ -302,10 +303,7 @@ def legal_widths(group: Group, rng: Rng, strength: float) -> list[int] | None:
     n = sizes.size
     least = 2 if group.statistics else 1  # one channel has no variance
     floor = np.where((sizes == 1) & (n > 1), 0, np.minimum(least, sizes))
-    if strength == 0:
-        wish = sizes - 1
-    else:
-        wish = rng.integers(1, np.maximum(sizes, 2))
+    wish = sizes - 1 if strength == 0 else rng.integers(1, np.maximum(sizes, 2))
     if sizes.sum() == 1:
         return None
     if n == 1 and not group.balances:
@@ -352,7 +350,7 @@ def legal_widths(group: Group, rng: Rng, strength: float) -> list[int] | None:
     )
     if result.x is None:
         return None
-    return [int(round(v)) for v in result.x[:n]]
+    return [round(v) for v in result.x[:n].tolist()]
 
 
 def sweep(

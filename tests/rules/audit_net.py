@@ -283,7 +283,7 @@ def around(
     """A producer, `make`, a consumer that reads the same channels at the same axis.
 
     Dense layers over the last axis (rank 2 to 4) or convolutions (1-d or 2-d), by chance unless
-    `channels_last` says which. One group of all channels is expected unless `expect` says otherwise.
+    `channels_last` says which. One group of all channels is expected if `expect` says nothing else.
     """
     net = Net(rng, opset)
     n, c, m = net.size(3, 6), channels or net.size(5, 9), net.size(3, 6)

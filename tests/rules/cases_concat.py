@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from audit_net import Example, Net, Rng, case
 
 

@@ -116,7 +116,9 @@ def if_nested(rng: Rng) -> Example:
     inner = three.op("If", three.op("Not", test), **graphs)
     four = Body(net, "d")
     y = net.op(
-        "If", test, then_branch=three.close((inner, FLOAT)),
+        "If",
+        test,
+        then_branch=three.close((inner, FLOAT)),
         else_branch=four.close((four.op("Sigmoid", h), FLOAT)),
     )
     return net.example(net.dense(y, c, 4), units=c)
@@ -184,7 +186,9 @@ def loop_start(rng: Rng, how: str) -> Example:
     inner.input([], INT64)
     go = inner.input([], BOOL)
     h = inner.input([2, c])
-    y = inner.op("Tanh", inner.op("Add", inner.op("MatMul", h, net.weight(c, c)), inner.dense(x, n, c)))
+    y = inner.op(
+        "Tanh", inner.op("Add", inner.op("MatMul", h, net.weight(c, c)), inner.dense(x, n, c))
+    )
     graph = inner.close((inner.op("Identity", go), BOOL), (y, FLOAT))
     h = net.op("Loop", net.const(2), net.const(np.bool_(True)), start, body=graph)
     return net.example(net.dense(h, c, 4), units=() if how == "input" else c)
@@ -204,7 +208,9 @@ def loop_stacked(rng: Rng) -> Example:
     y = inner.op("Tanh", inner.op("MatMul", h, net.weight(c, c)))
     each = inner.op("Add", inner.op("Cast", step, to=FLOAT), y)
     graph = inner.close((inner.op("Identity", go), BOOL), (y, FLOAT), (each, FLOAT))
-    last, steps = net.ops("Loop", net.const(3), net.const(np.bool_(True)), start, count=2, body=graph)
+    last, steps = net.ops(
+        "Loop", net.const(3), net.const(np.bool_(True)), start, count=2, body=graph
+    )
     return net.example(net.dense(net.op("Add", steps, last), c, 4), units=c)
 
 
@@ -219,7 +225,9 @@ def loop_reshape(rng: Rng) -> Example:
     inner.input([], INT64)
     go = inner.input([], BOOL)
     h = inner.input([2, c])
-    y = inner.op("Reshape", inner.op("Tanh", inner.op("Reshape", h, net.ints(2, g, d))), net.ints(2, c))
+    y = inner.op(
+        "Reshape", inner.op("Tanh", inner.op("Reshape", h, net.ints(2, g, d))), net.ints(2, c)
+    )
     graph = inner.close((inner.op("Identity", go), BOOL), (y, FLOAT))
     h = net.op("Loop", net.const(2), net.const(np.bool_(True)), start, body=graph)
     return net.example(net.dense(h, c, 4), units=c)
@@ -277,8 +285,14 @@ def scan_channels(rng: Rng) -> Example:
     graph = inner.close((y, FLOAT), (inner.op("Identity", y), FLOAT))
     zeros = net.op("ReduceSum", net.op("Mul", h, net.const(0.0)), net.ints(1), keepdims=0)
     _, sums = net.ops(
-        "Scan", zeros, h, count=2, body=graph, num_scan_inputs=1,
-        scan_input_axes=[1], scan_output_axes=[1],
+        "Scan",
+        zeros,
+        h,
+        count=2,
+        body=graph,
+        num_scan_inputs=1,
+        scan_input_axes=[1],
+        scan_output_axes=[1],
     )
     return net.example(net.dense(sums, c, 4), units=(), reason="a Scan runs along it")
 
@@ -331,7 +345,7 @@ def sequences(rng: Rng, op: str) -> Example:
         parts = net.op(op, a, net.const(2), axis=1)
         count = net.op("Cast", net.op("SequenceLength", parts), to=FLOAT)
         y = net.op("Mul", net.op("ConcatFromSequence", parts, axis=1), count)
-        return net.example(y, units=m, reason="is not known")
+        return net.example(y, units=m, reason="it makes a sequence")
     b = net.dense(x, m, c)
     if op == "SequenceInsert":
         empty = net.op("SequenceEmpty")
@@ -344,7 +358,7 @@ def sequences(rng: Rng, op: str) -> Example:
         y = net.op(op, parts, net.const(1))
     else:
         y = net.op("ConcatFromSequence", parts, axis=0)
-    return net.example(y, units=m, reason="is not known")
+    return net.example(y, units=m, reason="it makes a sequence")
 
 
 @case()

@@ -58,7 +58,7 @@ def depthwise(rng: Rng, spatial: int, times: int) -> Example:
 
 @case()
 def depthwise_on_input(rng: Rng) -> Example:
-    """A depthwise convolution of the image itself: with two outputs a channel, one of them leaves."""
+    """A depthwise convolution of the image itself: equally many outputs of each channel leave."""
     net = Net(rng)
     c, times = net.size(3, 5), net.size(2, 3)
     h = net.conv(image(net, c, 2), c, c * times, 3, group=c)

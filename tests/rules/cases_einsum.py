@@ -85,8 +85,8 @@ def two_activations(rng: Rng, equation: str) -> Example:
     y = net.op("Einsum", a, b, equation=equation)
     if outer:
         y = net.dense(net.reshape(y, 0, 0, c * d), c * d, m)
-        # Merged, the two widths would have to leave from one axis: they are tied to one unit.
-        return net.example(y, units=[], reason="it is all that there is of")
+        # Merged, the two widths would have to leave from one axis: the larger one may.
+        return net.example(y, units=[max(c, d)], reason="two independent removals")
     if equation == "bsi,bsi->bsi":
         return net.example(net.dense(y, c, m), units=[c])
     if equation == "bsi,bsi->bs":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from audit_net import MS, Example, Net, Rng, around, case
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 _POSITIVE = {"Log", "Sqrt", "Reciprocal", "Acosh"}
 _BOUNDED = {"Acos", "Asin", "Atanh"}
@@ -53,22 +53,22 @@ def unary_to_bool(rng: Rng, op: str) -> Example:
             bits = net.op("BitwiseNot", net.op("Cast", scaled, to=TensorProto.INT32))
             return net.op("Mul", net.op("Cast", bits, to=TensorProto.FLOAT), net.const(0.05))
         else:
-            odd = net.op("Sqrt", h) if op == "IsNaN" else net.op("Reciprocal", net.op("Relu", h))
+            odd = net.op("Sqrt", h) if op == "IsNaN" else net.op("Log", net.op("Relu", h))
             bits = net.op(op, odd)
         return net.op("Where", bits, h, net.op("Mul", h, net.const(-0.3)))
 
     return around(rng, make)
 
 
-@case()
-def casts(rng: Rng) -> Example:
+@case("Cast", "CastLike")
+def casts(rng: Rng, op: str) -> Example:
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
         half = net.op("Cast", h, to=net.pick(TensorProto.FLOAT16, TensorProto.DOUBLE))
-        if rng.random() < 0.5:
+        if op == "CastLike":
             return net.op("CastLike", net.op("Abs", half), h)
         return net.op("Cast", net.op("Abs", half), to=TensorProto.FLOAT)
 
-    return around(rng, make)
+    return around(rng, make, tolerance=2e-3)  # half floats round
 
 
 def operand(net: Net, h: str, c: int, axis: int, rank: int, kind: str) -> str:
@@ -218,6 +218,18 @@ def dropout(rng: Rng, opset: int) -> Example:
         return net.op("Dropout", h)
 
     return around(rng, make, opset=max(opset, 11))
+
+
+@case()
+def constant_nodes(rng: Rng) -> Example:
+    """Weights in Constant nodes are weights."""
+
+    def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
+        bias = net.rng.normal(0, 1, (c, *[1] * (rank - 1 - axis))).astype(np.float32)
+        value = numpy_helper.from_array(bias)
+        return net.op("Add", h, net.op("Constant", value=value))
+
+    return around(rng, make)
 
 
 @case()

@@ -104,7 +104,9 @@ def pad_channels(rng: Rng, how: str) -> Example:
 def pad_channels_reflected(rng: Rng) -> Example:
     net = Net(rng)
     n, c = 3, net.size(5, 8)
-    y = net.op("Pad", net.dense(net.input([net.batch, n]), n, c), net.ints(0, 1, 0, 1), mode="reflect")
+    y = net.op(
+        "Pad", net.dense(net.input([net.batch, n]), n, c), net.ints(0, 1, 0, 1), mode="reflect"
+    )
     return net.example(net.dense(y, c + 2, 4), units=(), reason="padded with something other")
 
 

@@ -194,7 +194,7 @@ def tensor_scatter(rng: Rng) -> Example:
 
 @case("NonZero", "Unique", "Compress", "OneHot", "EyeLike", "Trilu", "Det", "NonMaxSuppression")
 def data_dependent(rng: Rng, op: str) -> Example:
-    """A tail whose result depends on the data: a boundary; what does not pass through it is pruned."""
+    """A tail whose result depends on the data: a boundary; what lies before it is pruned."""
     net = Net(rng)
     n, c = 3, net.size(5, 8)
     x = net.input([4, n])
@@ -222,8 +222,11 @@ def data_dependent(rng: Rng, op: str) -> Example:
         scores = net.op("Sigmoid", net.reshape(net.dense(x, n, 1), 1, 1, 4))
         y, kinds = net.op(op, boxes, scores, net.ints(2)), [TensorProto.INT64]
     reason = {
-        "NonMaxSuppression": "selects boxes", "OneHot": "as many classes", "EyeLike": "whole matrices",
-        "Trilu": "whole matrices", "Det": "whole matrices",
+        "NonMaxSuppression": "selects boxes",
+        "OneHot": "as many classes",
+        "EyeLike": "whole matrices",
+        "Trilu": "whole matrices",
+        "Det": "whole matrices",
     }.get(op, "depends on the data")
     # The inner layer is read elsewhere too, so that pruning it shows whatever the tail selects.
     return net.example(
@@ -244,5 +247,3 @@ def anything_unknown(rng: Rng) -> Example:
     h = net.dense(net.input([2, 4, n]), n, c)
     y = make(net, h, c, 2, 3)
     return net.example(net.dense(y, c, 4), units=None)
-
-

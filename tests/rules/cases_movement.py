@@ -1,8 +1,8 @@
 """Audit cases of random chains of movement ops: whatever is found prunable must be right.
 
 A tensor with labelled channels (or heads of channels) goes through a random chain of Reshape,
-Transpose, Slice, Split, Concat, Gather, Pad, Tile, elementwise ops and sums; a dense layer reads the
-result. Nothing is expected of what can be pruned; what is pruned is compared as everywhere.
+Transpose, Slice, Split, Concat, Gather, Pad, Tile, elementwise ops, layers and sums; a dense layer
+reads the result. Nothing is expected of what can be pruned; what is pruned is compared.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class Chain:
         self.put(self.net.reshape(self.name, *(0,) * self.first, *shape[self.first :]), shape)
 
     def do_transpose(self) -> None:
-        order = [*range(self.first), *(self.first + self.net.rng.permutation(len(self.shape) - self.first))]
+        order = [
+            *range(self.first),
+            *(self.first + self.net.rng.permutation(len(self.shape) - self.first)),
+        ]
         order = [int(a) for a in order]
         y = self.net.op("Transpose", self.name, perm=order)
         self.put(y, tuple(self.shape[a] for a in order))
@@ -112,7 +115,9 @@ class Chain:
     def do_halves(self) -> None:
         """Two halves meet (a gated layer)."""
         fitting = [
-            a for a in range(self.first, len(self.shape)) if self.shape[a] % 2 == 0 and self.shape[a] > 3
+            a
+            for a in range(self.first, len(self.shape))
+            if self.shape[a] % 2 == 0 and self.shape[a] > 3
         ]
         if not fitting:
             return
@@ -170,7 +175,9 @@ class Chain:
     def do_bias(self) -> None:
         """A weight over a random subset of the axes."""
         net = self.net
-        shape = [n if a >= self.first and net.rng.random() < 0.6 else 1 for a, n in enumerate(self.shape)]
+        shape = [
+            n if a >= self.first and net.rng.random() < 0.6 else 1 for a, n in enumerate(self.shape)
+        ]
         self.put(net.op(net.pick("Add", "Mul"), self.name, net.vector(*shape)), self.shape)
 
     def do_activation(self) -> None:

@@ -80,7 +80,9 @@ def roi_align(rng: Rng, mode: str) -> Example:
     h = net.conv(net.input([1, 3, 6, 6]), 3, c)
     rois = net.const(np.array([[0, 0, 3, 3], [1, 1, 5, 5]], np.float32))
     batch = net.ints(0, 0)
-    y = net.op("RoiAlign", h, rois, batch, output_height=2, output_width=3, mode=mode)
+    y = net.op(
+        "RoiAlign", h, rois, batch, output_height=2, output_width=3, mode=mode, sampling_ratio=1
+    )
     return net.example(net.conv(y, c, 4), units=c)
 
 

@@ -109,7 +109,7 @@ def matmul_weights(rng: Rng, how: str) -> Example:
 
 @case("whole", "broken")
 def blocks(rng: Rng, how: str) -> Example:
-    """Scales for blocks of rows (opset 21): whole blocks leave, or none where the last is broken."""
+    """Scales for blocks of rows (opset 21): whole blocks leave, or none where one is broken."""
     net = Net(rng, 21)
     n, b = 3, net.size(3, 4)
     count = net.size(3, 4)
@@ -156,7 +156,9 @@ def dynamic_matmul(rng: Rng, how: str) -> Example:
     m, middle = net.size(6, 9), 0 if how == "signed" else 128
     w = integers(net, c, m, kind=kind, middle=middle)
     shape = net.pick((), (m,))
-    points = [point(net, kind, *shape, zero=True)] if how == "signed" else [point(net, kind, *shape)]
+    points = (
+        [point(net, kind, *shape, zero=True)] if how == "signed" else [point(net, kind, *shape)]
+    )
     y = net.op("MatMulInteger", q, w, p, *points)
     y = net.op("Mul", net.op("Cast", y, to=TensorProto.FLOAT), net.op("Mul", s, scale(net, m)))
     units = (c, m) if how == "signed" else (m,)
@@ -181,7 +183,7 @@ def conv_integer(rng: Rng, how: str) -> Example:
     return net.example(net.conv(y, m, 4), units=units, tolerance=_ROUNDED)
 
 
-@case("channels", "tensor", "points")
+@case("channels", "tensor", "points", "contrib")
 def qlinear_conv(rng: Rng, how: str) -> Example:
     """Everything in integers; with zero points on both sides the inputs stay."""
     net = Net(rng, 17)
@@ -199,12 +201,14 @@ def qlinear_conv(rng: Rng, how: str) -> Example:
             weight = [scale(net, *shape, size=0.01), point(net, np.int8, *shape, zero=True)]
         after = [scale(net, size=0.06), point(net, np.uint8)]
         bias = net.const(net.rng.integers(-900, 900, outputs).astype(np.int32))
-        q = net.op("QLinearConv", q, *activation, w, *weight, *after, bias, pads=[1] * 4)
+        domain = MS if how == "contrib" else ""
+        given = [q, *activation, w, *weight, *after, bias]
+        q = net.op("QLinearConv", *given, domain=domain, pads=[1] * 4)
         activation = after
     y = net.op("DequantizeLinear", q, *activation)
-    units = () if how == "points" else (c, m)
-    reason = "both sides have a zero point" if how == "points" else ""
-    return net.example(y, units=units, reason=reason, tolerance=_ROUNDED)
+    units = () if how in ("points", "contrib") else (c, m)
+    reason = {"points": "both sides have a zero point", "contrib": "made for one runtime"}
+    return net.example(y, units=units, reason=reason.get(how, ""), tolerance=_ROUNDED)
 
 
 @case()
@@ -216,7 +220,14 @@ def qlinear_conv_depthwise(rng: Rng) -> Example:
     weight = [scale(net, c, size=0.02), point(net, np.int8, c, zero=True)]
     after = [scale(net, size=0.06), point(net, np.uint8)]
     q = net.op(
-        "QLinearConv", q, *activation, integers(net, c, 1, 3, 3), *weight, *after, group=c, pads=[1] * 4
+        "QLinearConv",
+        q,
+        *activation,
+        integers(net, c, 1, 3, 3),
+        *weight,
+        *after,
+        group=c,
+        pads=[1] * 4,
     )
     y = net.op("DequantizeLinear", q, *after)
     return net.example(net.conv(y, c, 4), units=c, tolerance=_ROUNDED)
@@ -290,11 +301,18 @@ def matmul_n_bits(rng: Rng, how: str) -> Example:
     if how == "points":
         given.append(net.const(net.rng.integers(0, 256, m * 1).astype(np.uint8)))
     y = net.op(
-        "MatMulNBits", h, packed, *given, domain=MS, K=k, N=m, bits=4, block_size=b, accuracy_level=0
+        "MatMulNBits",
+        h,
+        packed,
+        *given,
+        domain=MS,
+        K=k,
+        N=m,
+        bits=4,
+        block_size=b,
+        accuracy_level=0,
     )
-    return net.example(
-        net.dense(y, m, 4), units=m, reason="packed along this axis", tolerance=1e-4
-    )
+    return net.example(net.dense(y, m, 4), units=m, reason="packed along this axis", tolerance=1e-4)
 
 
 def quantised(net: Net, h: str) -> tuple[str, list[str]]:
@@ -368,7 +386,9 @@ def concat(rng: Rng) -> Example:
         q, given = quantised(net, net.conv(x, n, c))
         parts += [q, *given]
     after = [scale(net, size=0.04), point(net, np.uint8)]
-    y = net.op("DequantizeLinear", net.op("QLinearConcat", *after, *parts, domain=MS, axis=1), *after)
+    y = net.op(
+        "DequantizeLinear", net.op("QLinearConcat", *after, *parts, domain=MS, axis=1), *after
+    )
     return net.example(net.conv(y, sum(widths), 4), units=widths, tolerance=_ROUNDED)
 
 

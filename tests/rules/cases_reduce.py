@@ -56,7 +56,7 @@ def over_all(rng: Rng, op: str) -> Example:
 
 @case(*_NEUTRAL)
 def no_operation(rng: Rng, op: str) -> Example:
-    """Without axes and with noop_with_empty_axes nothing is reduced (ReduceSum of squares aside)."""
+    """Without axes and with noop_with_empty_axes nothing is reduced."""
 
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
         return net.op(op, h, noop_with_empty_axes=1)
@@ -102,13 +102,20 @@ def over_heads(rng: Rng, op: str) -> Example:
     return net.example(net.dense(y, d, 4), units=d)
 
 
-@case(*[(op, opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)])
-def softmax(rng: Rng, op: str, opset: int) -> Example:
+@case(
+    *[
+        (op, opset, what)
+        for op in ("Softmax", "LogSoftmax", "Hardmax")
+        for opset in (11, 13)
+        for what in ("channels", "positions")
+    ]
+)
+def softmax(rng: Rng, op: str, opset: int, what: str) -> Example:
     """Over channels: they stay. Over positions: each channel alone."""
     net = Net(rng, opset)
     n, c, t = 3, net.size(5, 8), net.size(3, 4)
     h = net.dense(net.input([net.batch, t, n]), n, c)
-    last = bool(rng.random() < 0.5)
+    last = what == "channels"
     if last:
         y = net.op(op, h, axis=net.pick(-1, 2))
     elif opset < 13:  # flattens: from axis on
@@ -290,3 +297,17 @@ def no_mean(rng: Rng, what: str) -> Example:
     axes = [1, 2] if what == "dynamic" else [2]
     total = net.op("Mul", net.op("ReduceSum", h, net.ints(*axes)), net.const(1.5 / c))
     return net.example(net.dense(net.op("Sub", h, total), c, 4), units=c)
+
+
+@case("positions", "channels")
+def cum_prod(rng: Rng, what: str) -> Example:
+    """A running product is not neutral to zeros (opset 26)."""
+    net = Net(rng, 26)
+    net.batch = 2
+    n, c, t = 3, net.size(5, 8), 3
+    h = net.dense(net.input([2, t, n]), n, c)
+    if what == "positions":
+        y = net.op("CumProd", h, net.const(1))
+        return net.example(net.dense(y, c, 4), units=c, reference=True)
+    y = net.op("CumProd", h, net.const(2))
+    return net.example(net.dense(y, c, 4), units=(), reason="not neutral to zeros", reference=True)

@@ -154,7 +154,7 @@ def window_partition(rng: Rng) -> Example:
 
 @case()
 def patches_merged(rng: Rng) -> Example:
-    """Pixel unshuffle by hand: four positions of a channel become four channels that leave together."""
+    """Pixel unshuffle by hand: four positions of a channel become channels that leave together."""
     net = Net(rng)
     c, s = net.size(4, 6), 4
     h = net.conv(net.input([net.batch, 3, s, s]), 3, c)

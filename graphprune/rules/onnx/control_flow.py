@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext, positive
-from graphprune.rules.registry import op_rule
+from graphprune.rules.registry import boundary_rule, op_rule
 
 
 def state_of(ctx: OpContext, value: ir.Value) -> Labels | None:
@@ -119,13 +119,14 @@ def scan(ctx: OpContext) -> None:
             ctx.set(scanned(state.factors, axis), k)
 
 
-@op_rule("", "SequenceConstruct", "SequenceInsert", "SplitToSequence", boundary="it makes a sequence")
-@op_rule("", "SequenceEmpty", "SequenceErase", "SequenceMap", boundary="it works on a sequence")
-@op_rule("", "SequenceAt", "SequenceLength", "ConcatFromSequence", boundary="it reads a sequence")
-@op_rule("", "Optional", "OptionalGetElement", "OptionalHasElement", boundary="it may hold nothing")
-def sequence(ctx: OpContext) -> None:
-    """Tensors in a sequence are not followed."""
-    from graphprune.rules.registry import registry
-
-    rule = registry.find(ctx.node.domain, ctx.node.op_type, None)
-    ctx.boundary(rule.boundary if rule else "a sequence")
+# Tensors in a sequence are not followed.
+boundary_rule(
+    "", "SequenceConstruct", "SequenceInsert", "SplitToSequence", reason="it makes a sequence"
+)
+boundary_rule("", "SequenceEmpty", "SequenceErase", "SequenceMap", reason="it works on a sequence")
+boundary_rule(
+    "", "SequenceAt", "SequenceLength", "ConcatFromSequence", reason="it reads a sequence"
+)
+boundary_rule(
+    "", "Optional", "OptionalGetElement", "OptionalHasElement", reason="it may hold nothing"
+)

@@ -65,7 +65,8 @@ def elementwise(ctx: OpContext) -> None:
 def modulo(ctx: OpContext) -> None:
     """Of integers it fails on the zeros that stand for removed channels of the divisor."""
     divisor = ctx.labels(1)
-    if not ctx.attr("fmod", 0) and (divisor.factors or (divisor.weight and max(divisor.shape, default=1) > 1)):
+    varies = divisor.factors or (divisor.weight and max(divisor.shape, default=1) > 1)
+    if varies and not ctx.attr("fmod", 0):
         ctx.boundary("an integer modulo by removed zeros is not defined")
         return
     pointwise(ctx)

@@ -6,7 +6,7 @@ import numpy as np
 
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext, positive
-from graphprune.rules.registry import op_rule
+from graphprune.rules.registry import boundary_rule, op_rule
 from graphprune.rules.resize import Resize
 
 
@@ -159,6 +159,6 @@ def untracked(ctx: OpContext) -> None:
     """Reads no channel: sizes computed from shapes are put right when the graph is rewritten."""
 
 
-@op_rule("", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
-def random_like(ctx: OpContext) -> None:
-    ctx.boundary("random numbers would differ")
+boundary_rule(
+    "", "RandomNormalLike", "RandomUniformLike", "Bernoulli", reason="random numbers would differ"
+)

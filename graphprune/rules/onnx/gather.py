@@ -1,4 +1,4 @@
-"""Gather and scatter. Constant indices move labels; indices known only at run time pin their axis."""
+"""Gather and scatter: constant indices move labels, those known only at run time pin their axis."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext, positive
-from graphprune.rules.registry import op_rule
+from graphprune.rules.registry import boundary_rule, op_rule
 from graphprune.rules.resize import Resize
 
 _DATA = "its indices are not known before it runs"
@@ -89,24 +89,17 @@ def scatter_nd(ctx: OpContext) -> None:
     t = ctx.alg.tie_across(t, range(depth), "its rows are written by index")
     updates = ctx.alg.tie_across(updates, range(lead), "its rows are written by index")
     names = {lead + i: i for i in range(t.rank - depth)}
-    rows = Labels(t.shape[depth:], tuple(f.renamed({a: a - depth for a in f.axes}) for f in t.factors))
+    behind = tuple(f.renamed({a: a - depth for a in f.axes}) for f in t.factors)
+    rows = Labels(t.shape[depth:], behind)
     tail = Labels(updates.shape[lead:], tuple(f.renamed(names) for f in updates.factors))
     met = ctx.alg.meet([rows, tail])
     ctx.set(tuple(f.renamed({a: a + depth for a in f.axes}) for f in met.factors))
 
 
-@op_rule("", "ScatterElements", "Scatter", "TensorScatter")
-def scatter_elements(ctx: OpContext) -> None:
-    ctx.boundary("it writes single elements by index")
-
-
-@op_rule("", "NonMaxSuppression", boundary="it selects boxes by their scores")
-@op_rule("", "NonZero", boundary="its result depends on the data")
-@op_rule("", "Unique", "Compress", boundary="its result depends on the data")
-@op_rule("", "OneHot", boundary="it makes as many classes as it is told")
-@op_rule("", "EyeLike", "Trilu", "Det", boundary="it works on whole matrices")
-def data_dependent(ctx: OpContext) -> None:
-    from graphprune.rules.registry import registry
-
-    rule = registry.find(ctx.node.domain, ctx.node.op_type, ctx.node.version)
-    ctx.boundary(rule.boundary if rule else _DATA)
+boundary_rule(
+    "", "ScatterElements", "Scatter", "TensorScatter", reason="it writes single elements by index"
+)
+boundary_rule("", "NonMaxSuppression", reason="it selects boxes by their scores")
+boundary_rule("", "NonZero", "Unique", "Compress", reason="its result depends on the data")
+boundary_rule("", "OneHot", reason="it makes as many classes as it is told")
+boundary_rule("", "EyeLike", "Trilu", "Det", reason="it works on whole matrices")

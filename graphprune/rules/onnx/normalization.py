@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext, positive
 from graphprune.rules.onnx.conv import channel_operand
-from graphprune.rules.registry import op_rule
+from graphprune.rules.registry import boundary_rule, op_rule
 from graphprune.rules.resize import Resize
 
 _POSITION = "statistics run over these positions"
@@ -185,6 +185,4 @@ def mean_variance(ctx: OpContext) -> None:
     ctx.set(over_statistics(ctx, x, axes).factors)
 
 
-@op_rule("", "LRN")
-def lrn(ctx: OpContext) -> None:
-    ctx.boundary("it normalises over neighbouring channels")
+boundary_rule("", "LRN", reason="it normalises over neighbouring channels")

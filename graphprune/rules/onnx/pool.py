@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphprune.labels import Labels
 from graphprune.rules.context import OpContext
-from graphprune.rules.registry import op_rule
+from graphprune.rules.registry import boundary_rule, op_rule
 
 _WINDOW = "a pool's window runs over it"
 
@@ -24,9 +24,7 @@ def global_pool(ctx: OpContext) -> None:
     ctx.set(ctx.alg.tie_across(x, range(2, x.rank), _WINDOW).factors)
 
 
-@op_rule("", "MaxUnpool", "MaxRoiPool")
-def unpool(ctx: OpContext) -> None:
-    ctx.boundary("its positions count through all channels")
+boundary_rule("", "MaxUnpool", "MaxRoiPool", reason="its positions count through all channels")
 
 
 @op_rule("", "RoiAlign")

@@ -1,8 +1,8 @@
 """Quantised models: QuantizeLinear / DequantizeLinear around layers, and layers on integers.
 
-A scale and a zero point of one number are of no concern; vectors of them run along an axis and leave
-with its channels. Removed entries of a quantised tensor are masked with 0, which is not the number
-zero where there is a zero point: a contraction over them is exact only if one side has none.
+A scale and a zero point of one number are of no concern; vectors of them run along an axis and
+leave with its channels. Removed entries of a quantised tensor are masked with 0, which is not the
+number zero where there is a zero point: a contraction over them is exact only if one side has none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphprune.rules.onnx._macs import conv_macs, gemm_macs, matmul_macs, matmu
 from graphprune.rules.onnx.conv import channel_operand, conv_like
 from graphprune.rules.onnx.elementwise import broadcast_meet, pointwise
 from graphprune.rules.onnx.matmul import product
-from graphprune.rules.registry import op_rule
+from graphprune.rules.registry import boundary_rule, op_rule
 from graphprune.rules.resize import Resize
 
 _ZERO_POINTS = "a removed channel would not be zero: both sides have a zero point"
@@ -31,7 +31,7 @@ _MS = "com.microsoft"
 @op_rule("", "QuantizeLinear", "DequantizeLinear")
 @op_rule(_MS, "QuantizeLinear", "DequantizeLinear")
 def quantize(ctx: OpContext) -> None:
-    """Each element alone; scale and zero point for the tensor, for an axis, or for blocks of one."""
+    """Each element alone; scale and zero point for the tensor, an axis, or blocks of an axis."""
     x = ctx.moved(0)
     if ctx.labels(1).rank == 0 or max(ctx.shape(1), default=1) == 1:
         ctx.set(x.factors)
@@ -48,7 +48,7 @@ def quantize(ctx: OpContext) -> None:
 
 
 def _blocked(ctx: OpContext, x: Labels, axis: int, block: int) -> Labels:
-    """Scales of shape [..., blocks, ...]: whole blocks of the axis leave; none if the last is broken.
+    """Scales of shape [..., blocks, ...]: whole blocks of the axis leave, none if one is broken.
 
     In the space [..., blocks, block, ...] the labels are tied within a block, and the scales have a
     size of 1 there.
@@ -127,17 +127,23 @@ def resize_quantized_conv(w: int) -> Callable[[Resize], None]:
 
 
 @op_rule("", "QLinearConv", macs=partial(conv_macs, weight=3), resize=resize_quantized_conv(3))
-@op_rule(_MS, "QLinearConv", macs=partial(conv_macs, weight=3), resize=resize_quantized_conv(3))
 def qlinear_conv(ctx: OpContext) -> None:
     """x, scale, point, w, scale, point, y scale, point, bias."""
-    if not single(ctx, (1, 2, 6, 7)) or ctx.attr("channels_last", 0):
-        ctx.boundary("a layout of QLinearConv that is not supported")
+    if not single(ctx, (1, 2, 6, 7)):
+        ctx.boundary("scales for each input channel")
         return
     contracted(ctx, 0, 1, (2, 5))
     labels = conv_like(ctx, 0, 3, 8, transposed=False)
     for i in (4, 5):
         labels = channel_operand(ctx, labels, i, axis=1)
     ctx.set(labels.factors)
+
+
+boundary_rule(
+    _MS,
+    "QLinearConv",
+    reason="its layout was made for one runtime: prune the model before it is optimised",
+)
 
 
 @op_rule("", "ConvInteger", macs=conv_macs, resize=resize_quantized_conv(1))
@@ -241,7 +247,9 @@ def matmul_n_bits(ctx: OpContext) -> None:
     ctx.pin(0, "its weight is packed along this axis")
     columns = int(ctx.attr("N"))
     inputs = [i for i in (1, 2, 3, 5) if ctx.has(i)]
-    if not all(ctx.labels(i).weight and ctx.shape(i)[0] % columns == 0 for i in inputs) or ctx.has(4):
+    if not all(ctx.labels(i).weight and ctx.shape(i)[0] % columns == 0 for i in inputs) or ctx.has(
+        4
+    ):
         ctx.boundary("a packed layout that is not supported")
         return
     labels = ctx.alg.space.fresh(columns)

@@ -12,10 +12,9 @@ from graphprune.rules.resize import Resize
 
 def normalised(start: int, stop: int, step: int, size: int) -> tuple[int, int, int]:
     """ONNX's clamping, as the arguments of numpy.arange."""
-    start, stop, step = slice(
-        None if step < 0 and start >= size else start, None if step < 0 and stop < -size else stop, step
-    ).indices(size)
-    return start, stop, step
+    first = None if step < 0 and start >= size else start
+    last = None if step < 0 and stop < -size else stop
+    return slice(first, last, step).indices(size)
 
 
 @op_rule("", "Slice", since=10, resize=lambda r: resize_slice(r))
@@ -44,7 +43,7 @@ def slice_(ctx: OpContext) -> None:
 
 
 def moved_bounds(cut: Cut, start: int, stop: int, step: int) -> tuple[int, int]:
-    """Start and stop that pick the same elements from what is kept (the first row stands for all)."""
+    """Start and stop that pick the same of what is kept (the first row stands for all)."""
     kept = cut.kept.reshape(-1, cut.count)[0]
     first, last, step = normalised(start, stop, step, cut.size)
     picked = np.intersect1d(np.arange(first, last, step), kept)
