@@ -97,8 +97,24 @@ _PORTABLE = {
 """Element types that onnxruntime exchanges with numpy; others travel as float32, without loss."""
 
 
+_FED_BYTES = 16 << 20
+_FED = {_T.FLOAT, _T.DOUBLE, _T.FLOAT16}
+
+
+def large_weights(piece: Piece) -> list[ir.Value]:
+    """Initializers that are better fed than put into a model, where they would be copied four
+    times (into protobuf, its bytes, onnxruntime's own memory, its packed form)."""
+    found = {v: None for node in piece.nodes for v in reads(node) if v.is_initializer()}
+    tensors = [(v, v.const_value) for v in found]
+    return [v for v, t in tensors if t is not None and t.nbytes >= _FED_BYTES and t.dtype in _FED]
+
+
 def piece_model(
-    model: ir.Model, piece: Piece, values: Values, dtypes: Mapping[str, ir.DataType]
+    model: ir.Model,
+    piece: Piece,
+    values: Values,
+    dtypes: Mapping[str, ir.DataType],
+    fed: Sequence[ir.Value] = (),
 ) -> ir.Model:
     """A model of the piece alone, sharing the tensors of `model`.
 
@@ -107,6 +123,7 @@ def piece_model(
         piece: The nodes.
         values: Something for each of `piece.inputs`: tells element types that nothing else does.
         dtypes: Element types by name, where known.
+        fed: Initializers that become inputs.
     """
     by_name: dict[str, ir.Value] = {}
     initializers: dict[ir.Value, None] = {}
@@ -117,16 +134,17 @@ def piece_model(
             elif value.name:
                 by_name.setdefault(value.name, value)
     view = ir.GraphView(
-        [by_name[name] for name in piece.inputs],
+        [*(by_name[name] for name in piece.inputs), *fed],
         [by_name[name] for name in piece.outputs],
         nodes=piece.nodes,
-        initializers=tuple(initializers),
+        initializers=tuple(v for v in initializers if v not in set(fed)),
         opset_imports=dict(model.opset_imports),
         name=model.graph.name or "piece",
     )
     graph = view.clone()
     given = {v.name for v in model.graph.inputs}
     for value in graph.inputs:
+        value.const_value = None
         array = values.get(value.name or "")
         if isinstance(array, np.ndarray):
             value.type = ir.TensorType(dtypes.get(value.name or "") or _element_type(array))
@@ -200,16 +218,22 @@ class Runner:
         given = {v.name for v in self.model.graph.inputs}
         shapes = tuple(getattr(values[n], "shape", ()) for n in piece.inputs if n not in given)
         held = self._sessions.get((id(piece), shapes))
-        session = held[1] if held else None
+        inputs = {name: values[name] for name in piece.inputs}
         try:
-            if session is None:
-                part = piece_model(self.model, piece, values, self._dtypes)
-                session = Session(part, optimize=False)
-            results = session.run({name: values[name] for name in piece.inputs})
+            if held is not None:
+                return dict(held[1].run(inputs))
+            keep = keep and self._keep
+            fed = [] if keep else large_weights(piece)
+            part = piece_model(self.model, piece, values, self._dtypes, fed)
+            session = Session(part, optimize=False)
+            for value in fed:
+                assert value.const_value is not None
+                inputs[value.name or ""] = value.const_value.numpy()
+            results = session.run(inputs)
         except UnsupportedModelError as error:
             raise RunError(str(error)) from error
-        if self._keep and keep:
+        if keep:
             self._sessions[id(piece), shapes] = (piece, session)
-        elif session is not None:
+        else:
             session.close()
         return dict(results)

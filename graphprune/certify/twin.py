@@ -145,7 +145,7 @@ class _Builder:
                     continue  # stays mapped from its file
                 key = (id(tensor), tuple(_signature(c) for c in use.cuts))
                 if key not in copies:
-                    zeros = ir.Tensor(zeroed(tensor.numpy(), use.cuts), dtype=tensor.dtype)
+                    zeros = _lazily_zeroed(tensor, use.cuts)
                     copies[key] = self.emit.initializer("zeroed", zeros)
                 node.replace_input_with(use.input, copies[key])
 
@@ -277,6 +277,16 @@ class _Builder:
 
     def _dtype(self, value: ir.Value) -> ir.DataType:
         return self.shapes.dtypes.get(self.origin[value]) or value.dtype or _T.FLOAT
+
+
+def _lazily_zeroed(tensor: ir.TensorProtocol, cuts: tuple[Cut, ...]) -> ir.LazyTensor:
+    """Zeros at what the cuts remove, made when read: no second copy of the weights stands."""
+
+    def make() -> ir.TensorProtocol:
+        return ir.Tensor(zeroed(tensor.numpy(), cuts), dtype=tensor.dtype)
+
+    shape = ir.Shape(tuple(int(d) for d in tensor.shape.numpy()))
+    return ir.LazyTensor(make, dtype=tensor.dtype, shape=shape)
 
 
 def _take_over(old: ir.Value, new: ir.Value) -> None:
