@@ -142,7 +142,7 @@ def whole_uses(model: ir.Model, sites: Iterable[Site]) -> frozenset[str]:
     tracked = {(site.node, site.input) for site in sites if site.is_weight}
     found: set[str] = set()
     for graph in [model.graph, *model.graph.subgraphs()]:
-        found.update(v.name or "" for v in graph.outputs)
+        found.update(v.name or "" for v in graph.outputs if is_weight(v))
         for node in graph:
             for i, value in enumerate(node.inputs):
                 if value is not None and is_weight(value) and (node_name(node), i) not in tracked:

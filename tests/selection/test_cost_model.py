@@ -77,26 +77,14 @@ def test_integer_tables_are_no_parameters() -> None:
 
 
 def test_bodies_count_as_often_as_they_run() -> None:
-    text = """
-    <ir_version: 9, opset_import: ["" : 18]>
-    g (float[N, 8] x) => (float[N, 4] y) {
-        h = MatMul (x, w)
-        trips = Constant <value = int64 {5}> ()
-        go = Constant <value = bool {1}> ()
-        r = Loop (trips, go, h) <body = b (int64 i, bool c, float[N, 6] s) => (bool d, float[N, 6] t) {
-            d = Identity (c)
-            m = MatMul (s, u)
-            t = Tanh (m)
-        }>
-        y = MatMul (r, v)
-    }
-    """
-    import onnx
-
-    proto = onnx.parser.parse_model(text)
-    for name, array in (("w", drawn(8, 6)), ("u", drawn(6, 6)), ("v", drawn(6, 4))):
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    bench = Bench(proto)
+    body = (
+        "h = MatMul (x, w) go = Constant <value = bool {1}> () "
+        "r = Loop (trips, go, h) <body = b (int64 i, bool c, float[N, 6] s) => "
+        "(bool d, float[N, 6] t) { d = Identity (c) m = MatMul (s, u) t = Tanh (m) }> "
+        "y = MatMul (r, v)"
+    )
+    weights = {"w": drawn(8, 6), "u": drawn(6, 6), "v": drawn(6, 4), "trips": np.array(5)}
+    bench = Bench(from_text(body, weights))
     batch = bench.bindings[0]["N"]
     assert bench.cost({}) == really(bench.model, bench.bindings[0])
     assert bench.cost({})[1] == batch * (8 * 6 + 5 * 6 * 6 + 6 * 4)
