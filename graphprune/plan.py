@@ -71,14 +71,20 @@ class Cut:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cut:
-        """The inverse of `to_json`."""
-        return cls(
+        """The inverse of `to_json`. Raises ValueError for indices that no axis has."""
+        cut = cls(
             axis=int(data["axis"]),
             size=int(data["size"]),
             kept=np.asarray(data["kept"], dtype=np.int64),
             blocks=tuple(int(a) for a in data.get("blocks", ())),
             dynamic=bool(data.get("dynamic", False)),
         )
+        kept = cut.kept
+        if kept.ndim != len(cut.blocks) + 1 or min(cut.axis, *cut.blocks, 0) < 0:
+            raise ValueError(f"kept has {kept.ndim} dimensions for {len(cut.blocks)} block axes")
+        if (kept < 0).any() or (kept >= cut.size).any() or (np.diff(kept, axis=-1) <= 0).any():
+            raise ValueError(f"kept is not increasing within an axis of {cut.size}")
+        return cut
 
 
 def take(array: np.ndarray, cuts: Iterable[Cut]) -> np.ndarray:
@@ -249,7 +255,7 @@ class Plan:
                 ),
                 binding={k: int(v) for k, v in data.get("binding", {}).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"damaged plan ({type(error).__name__}: {error})") from error
 
     def dumps(self) -> str:
