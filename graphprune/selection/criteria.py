@@ -24,6 +24,7 @@ WeightOf = Callable[[str], np.ndarray]
 
 NAMES = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random")
 _FPGM_LIMIT = 1 << 26
+_PIECE = 1 << 20
 
 
 def scores(
@@ -47,8 +48,8 @@ def scores(
     return result
 
 
-Measure = Callable[[np.ndarray], np.ndarray]
-"""[units, elements] -> [units]."""
+Measure = Callable[[Group, Member, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Weight of a member -> values of the units present in it, and their numbers."""
 
 
 def criterion_of(name: str) -> Measure | None:
@@ -56,14 +57,52 @@ def criterion_of(name: str) -> Measure | None:
     if name == "random":
         return None
     if name == "fpgm":
-        return _median_distance
+        return _distances
     if name == "bn-scale":
-        return lambda rows: np.abs(rows).sum(axis=1)
+        return _norm(1)
     found = re.fullmatch(r"l(\d+(?:\.\d+)?)", name)
     if not found or float(found[1]) <= 0:
         raise UsageError(f"unknown criterion '{name}': choose one of {', '.join(NAMES)}")
-    p = float(found[1])
-    return lambda rows: (np.abs(rows) ** p).sum(axis=1) ** (1 / p)
+    return _norm(float(found[1]))
+
+
+def _norm(p: float) -> Measure:
+    """The Lp norm of each unit's slice."""
+
+    def measure(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sums = power_sums(array, member.resolved.axes, p).reshape(-1)
+        units = _units(group, member)
+        here = np.flatnonzero(units >= 0)
+        total = np.bincount(units[here], weights=sums[here], minlength=group.size)
+        present = np.flatnonzero(np.bincount(units[here], minlength=group.size))
+        return total[present] ** (1 / p), present
+
+    return measure
+
+
+def power_sums(array: np.ndarray, axes: Sequence[int], p: float) -> np.ndarray:
+    """Sum of |w|^p over all axes but `axes`, which the result has in this order.
+
+    Taken piece by piece along the first axis: of a weight that lies in a file only a piece is in
+    memory at a time.
+    """
+    rest = tuple(a for a in range(array.ndim) if a not in axes)
+    order = sorted(axes)
+    total = np.zeros([array.shape[a] for a in order])
+    step = max(1, _PIECE // max(1, array.size // max(1, array.shape[0])))
+    for start in range(0, array.shape[0], step):
+        piece = np.abs(array[start : start + step].astype(np.float64))
+        powers = (piece if p == 1 else piece**p).sum(axis=rest)
+        if 0 in axes:
+            total[start : start + step] = powers
+        else:
+            total += powers
+    return np.transpose(total, [order.index(a) for a in axes])
+
+
+def _distances(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows, present = unit_rows(group, member, array)
+    return _median_distance(rows), present
 
 
 def _median_distance(rows: np.ndarray) -> np.ndarray:
@@ -84,14 +123,13 @@ def _aggregate(group: Group, weight: WeightOf, measure: Measure, criterion: str)
         scales = [m for m in members if m.site.op == "BatchNormalization" and m.site.input == 1]
         members = scales or members
         if not scales:
-            measure = lambda rows: np.sqrt((rows**2).sum(axis=1))  # noqa: E731
+            measure = _norm(2)
     else:
         members = [m for m in members if len(m.site.shape) > 1] or members
     total = np.zeros(group.size)
     times = np.zeros(group.size)
     for member in members:
-        rows, present = unit_rows(group, member, weight(member.site.name))
-        values = measure(rows)
+        values, present = measure(group, member, weight(member.site.name))
         mean = values.mean() if values.size else 0.0
         if mean > 0:
             total[present] += values / mean
@@ -105,10 +143,7 @@ def unit_rows(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarr
     axes = resolved.axes
     rest = [a for a in range(array.ndim) if a not in axes]
     flat = np.transpose(array, [*axes, *rest]).reshape(resolved.classes.size, -1)
-    unit_of = np.full(int(max(group.units.max(), resolved.classes.max())) + 1, -1)
-    unit_of[group.units] = np.arange(group.size)
-    classes = resolved.classes.reshape(-1)
-    units = np.where(classes >= 0, unit_of[classes], -1)
+    units = _units(group, member)
     where = np.flatnonzero(units >= 0)
     order = where[np.argsort(units[where], kind="stable")]
     present, counts = np.unique(units[order], return_counts=True)
@@ -121,3 +156,11 @@ def unit_rows(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarr
     within = np.arange(order.size) - np.repeat(starts, counts)
     padded[np.repeat(np.arange(present.size), counts), within] = data
     return padded.reshape(present.size, -1), present
+
+
+def _units(group: Group, member: Member) -> np.ndarray:
+    """Unit of the group at each place of a member's axes, flat; -1 where there is none."""
+    classes = member.resolved.classes.reshape(-1)
+    unit_of = np.full(int(max(group.units.max(), classes.max())) + 1, -1)
+    unit_of[group.units] = np.arange(group.size)
+    return np.where(classes >= 0, unit_of[classes], -1)
