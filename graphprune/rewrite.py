@@ -73,11 +73,12 @@ def groups_at(graph: DependencyGraph, plan: Plan, node: str) -> list[str]:
 
 def _emptied_at(plan: Plan, error: SizeError) -> list[str]:
     """Groups of which nothing was to be left, where that is what cannot be done."""
-    if not isinstance(error, EmptyError):
-        return []
-    return [
-        g.name for g in plan.groups if not g.kept and error.tensors & {n for n, _ in g.members}
-    ]
+    whole = [g for g in plan.groups if not g.kept]
+    for tensor in error.tensors if isinstance(error, EmptyError) else ():
+        found = [g.name for g in whole if any(name == tensor for name, _ in g.members)]
+        if found:
+            return found
+    return []
 
 
 def _size_error(error: BaseException | None) -> SizeError | None:

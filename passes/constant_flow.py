@@ -34,12 +34,12 @@ class EmptyError(SizeError):
     """Something of which nothing would be left is needed.
 
     Attributes:
-        tensors: Names of the emptied tensors that lead there.
+        tensors: Names of the emptied tensors that lead there, the likeliest culprit first.
     """
 
     def __init__(self, node: str, message: str, tensors: Iterable[str]) -> None:
         super().__init__(node, message)
-        self.tensors = frozenset(tensors)
+        self.tensors = tuple(tensors)
 
 
 class ConstantFlow:
@@ -63,15 +63,23 @@ class ConstantFlow:
 
     # -- what becomes of a node --------------------------------------------------------------------
 
-    def roots(self, values: Iterable[ir.Value | None]) -> frozenset[str]:
+    def roots(self, values: Iterable[ir.Value | None]) -> tuple[str, ...]:
         """The emptied tensors among `values`, also by way of constants."""
-        found: set[str] = set()
+        found: dict[str, None] = {}
         for value in values:
             if value is not None and value in self.held:
-                found |= self.held[value].roots
+                found.update(dict.fromkeys(self.held[value].roots))
             elif value is not None and value.name in self.emptied:
-                found.add(value.name)
-        return frozenset(found)
+                found[value.name] = None
+        return tuple(found)
+
+    def sources(self, values: set[ir.Value]) -> tuple[str, ...]:
+        """The emptied tensors behind the constants among `values`, in the order of the graph."""
+        found: dict[str, None] = {}
+        for output, held in self.held.items():
+            if held.value in values or self._full.get(output) in values:
+                found.update(dict.fromkeys(held.roots))
+        return tuple(found)
 
     def refusal(self, node: ir.Node, reason: str) -> EmptyError:
         """The error to raise where `node` cannot do without what is gone."""

@@ -68,8 +68,9 @@ class DropEmptyPass(ir.passes.InPlacePass):
             first, second = default_bindings(self.original, {})
             bindings = [{**first, **self.plan.binding}, second]
         shapes = [infer_shapes(self.original, binding) for binding in bindings]
-        _Drop(model, names, StandIns(model, self.plan, shapes)).run()
-        _check_outputs(self.original.graph, model.graph, names)
+        drop = _Drop(model, names, StandIns(model, self.plan, shapes))
+        drop.run()
+        drop.check_outputs({v.name for v in _dependent(self.original.graph)})
         FoldInitializersPass()(model)
         return ir.passes.PassResult(model, modified=True)
 
@@ -96,6 +97,18 @@ class _Drop:
                     raise self.flow.refusal(node, reason)
             self.graph.remove(node, safe=True)
         drop_unread(self.model, before)
+
+    def check_outputs(self, before: set[str | None]) -> None:
+        """Raise EmptyError for an output of the model that has become a constant."""
+        after = _dependent(self.graph)
+        for output in self.graph.outputs:
+            if output.name in before and output not in after:
+                producer = output.producer()
+                raise EmptyError(
+                    output.name or "" if producer is None else node_name(producer),
+                    f"the model's output '{output.name}' would not depend on its inputs any more",
+                    self.flow.sources(_behind(output)),
+                )
 
     def gone(self, value: ir.Value | None) -> bool:
         """Whether nothing is left of an activation, or of this use of an initializer."""
@@ -202,20 +215,6 @@ class _Drop:
         return sizes
 
 
-def _check_outputs(original: ir.Graph, pruned: ir.Graph, roots: Iterable[str]) -> None:
-    """Raise EmptyError for an output of the model that has become a constant."""
-    before = {v.name for v in _dependent(original)}
-    after = _dependent(pruned)
-    for output in pruned.outputs:
-        if output.name in before and output not in after:
-            producer = output.producer()
-            raise EmptyError(
-                output.name or "" if producer is None else node_name(producer),
-                f"the model's output '{output.name}' would not depend on its inputs any more",
-                roots,
-            )
-
-
 def _dependent(graph: ir.Graph) -> set[ir.Value]:
     """Values that depend on more than the shapes of the graph's inputs."""
     found = {v for v in graph.inputs if not v.is_initializer()}
@@ -223,4 +222,19 @@ def _dependent(graph: ir.Graph) -> set[ir.Value]:
         read = {*node.inputs, *captured(node)} & found
         if read and node.op_type not in ("Shape", "Size"):
             found.update(node.outputs)
+    return found
+
+
+def _behind(value: ir.Value) -> set[ir.Value]:
+    """`value` and everything that it is computed from."""
+    found: set[ir.Value] = set()
+    waiting: list[ir.Value | None] = [value]
+    while waiting:
+        one = waiting.pop()
+        if one is None or one in found:
+            continue
+        found.add(one)
+        node = one.producer()
+        if node is not None:
+            waiting += [*node.inputs, *captured(node)]
     return found

@@ -34,14 +34,14 @@ class Held:
         shape: Its dims.
         dims: Dims of the tensor, at each binding.
         zero: It is certainly zero everywhere.
-        roots: The emptied tensors that made it constant.
+        roots: The emptied tensors that made it constant, the nearest to the input first.
     """
 
     value: ir.Value
     shape: Dims
     dims: Places
     zero: bool
-    roots: frozenset[str]
+    roots: tuple[str, ...]
 
 
 class StandIns:
@@ -81,7 +81,7 @@ class StandIns:
 
     # -- making -----------------------------------------------------------------------------------
 
-    def zeros(self, output: ir.Value, dims: Places, roots: frozenset[str]) -> Held:
+    def zeros(self, output: ir.Value, dims: Places, roots: tuple[str, ...]) -> Held:
         """A stand-in for an all-zero tensor."""
         shape = (1,) * len(dims[0])
         dtype = self._dtypes.get(output.name) or output.dtype or ir.DataType.FLOAT

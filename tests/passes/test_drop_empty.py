@@ -92,6 +92,13 @@ def test_a_group_that_cannot_leave_stays_and_says_why(network: str, group: str) 
     assert node
 
 
+def test_only_what_cannot_leave_is_refused() -> None:
+    """The stem cannot; the block behind it, which was asked for as well, leaves."""
+    result = checked(without(NETWORKS["resnet"](), "one.conv1", "stem"))
+    assert [(g.name, g.kept) for g in result.plan.groups] == [("one.conv1", ())]
+    assert [u.group for u in result.plan.unpruned if DEPENDS in u.reason] == ["stem"]
+
+
 def test_blocks_leave_beside_thinner_ones() -> None:
     """Attention and layer of one block, half of everything else."""
     result = checked(without(NETWORKS["llama"](), "one.q", "one.gate", channels=0.5, align=1))
