@@ -191,7 +191,9 @@ def _default_bindings(model: ir.Model, plan: Plan) -> list[Binding]:
 def _structural_weak(structure: Structure) -> list[str]:
     weak = list(structure.notes)
     if structure.renamed:
-        pairs = [f"'{new}' for '{old}'" for new, old in structure.renamed.items()]
+        pairs = [
+            f"'{new}' for '{old}'" for new, several in structure.renamed.items() for old in several
+        ]
         weak.append(f"values stand for others of the original unproven: {_some(pairs)}")
     if structure.stand_ins:
         names = [f"'{n}'" for n in structure.stand_ins]

@@ -18,7 +18,7 @@ from graphprune.certify.twin import Twin, at_planned_binding, masked_twin
 from graphprune.certify.walk import DifferenceError, Walk
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.feeds import has_free_scalars, random_feeds
-from graphprune.onnx.runtime import check_runs
+from graphprune.onnx.runtime import Session, check_runs
 from graphprune.onnx.shapes import Shapes, default_bindings, infer_shapes
 from graphprune.plan import Plan
 
@@ -80,7 +80,7 @@ def compare_graphs(
     bindings: Sequence[Binding] | None = None,
     seed: int = 0,
     layerwise: bool = False,
-    renamed: Mapping[str, str] | None = None,
+    renamed: Mapping[str, Sequence[str]] | None = None,
     stand_ins: Mapping[str, Sequence[ir.TensorProtocol]] | None = None,
     progress: Progress | None = None,
 ) -> Findings:
@@ -118,7 +118,19 @@ def compare_graphs(
                 break
         if progress is not None:
             progress((done + 1) / len(steps))
-    return _findings("", state, state.bindings)
+    return _findings(_fails_whole(bench, steps[0][0]), state, state.bindings)
+
+
+def _fails_whole(bench: _Bench, attempt: _Attempt) -> str:
+    """Where the graphs ran in several pieces: why the pruned graph does not run as a whole."""
+    if not bench.in_pieces or bench.layerwise:
+        return ""
+    try:
+        with Session(bench.pruned, optimize=False) as session:
+            session.run(_feeds(bench.original, attempt))
+    except UnsupportedModelError as error:
+        return f"the pruned graph does not run as a whole: {error}"
+    return ""
 
 
 def _findings(difference: str, state: _State, bindings: Sequence[Binding]) -> Findings:
@@ -203,19 +215,24 @@ class _Bench:
         pruned: ir.Model,
         plan: Plan,
         layerwise: bool,
-        renamed: Mapping[str, str],
+        renamed: Mapping[str, Sequence[str]],
         stand_ins: Mapping[str, Sequence[ir.TensorProtocol]],
     ) -> None:
         self.original = original
         self.plan = plan
-        self._pruned = pruned
-        self._layerwise = layerwise
+        self.pruned = pruned
+        self.layerwise = layerwise
         self._renamed = renamed
         self._stand_ins = stand_ins
         self._dynamic = any(c.dynamic for cuts in plan.tensors.values() for c in cuts)
         self._made: dict[bool, tuple[Sides, Twin]] = {}
         self._ends: list[int] = []
         self._shapes: dict[tuple[tuple[str, int], ...], Shapes] = {}
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the graphs did not run as a whole."""
+        return len(self._ends) > 1
 
     def shapes(self, binding: Binding) -> Shapes:
         """Shapes of the original at a binding."""
@@ -252,21 +269,21 @@ class _Bench:
             )
 
         if not self._ends:
-            limit = WEIGHT_BYTES if self._layerwise else _NO_LIMIT
+            limit = WEIGHT_BYTES if self.layerwise else _NO_LIMIT
             self._ends = cut_points(list(graph), nbytes, ACTIVATION_BYTES, limit)
-        pruned_parts = align(graph, self._pruned.graph, self._ends)
-        keep = not self._layerwise
+        pruned_parts = align(graph, self.pruned.graph, self._ends)
+        keep = not self.layerwise
         sides = Sides(
             original=self.original,
             twin=twin.model,
-            pruned=self._pruned,
+            pruned=self.pruned,
             cuts=with_renamed(self.plan.tensors, self._renamed, shapes),
             renamed=self._renamed,
             stand_ins=self._stand_ins,
             dtypes=dtypes,
             twin_pieces=pieces_of(align(graph, twin.model.graph, self._ends)),
             pruned_pieces=[[make_piece(part)] for part in pruned_parts],
-            runners=(Runner(twin.model, dtypes, keep), Runner(self._pruned, dtypes, keep)),
-            layerwise=self._layerwise,
+            runners=(Runner(twin.model, dtypes, keep), Runner(self.pruned, dtypes, keep)),
+            layerwise=self.layerwise,
         )
         return sides, twin

@@ -52,7 +52,7 @@ class Operands:
     def __init__(
         self, original: ir.Model, pruned: ir.Model, plan: Plan, found: Match, record: Record
     ) -> None:
-        self.renamed: dict[str, str] = {}
+        self.renamed: dict[str, list[str]] = {}
         self.stand_ins: dict[str, list[ir.TensorProtocol]] = {}
         self.quiet: set[ir.Value] = set()
         self._constants: set[ir.Value] = set()
@@ -65,6 +65,7 @@ class Operands:
         self._empties = any(c.count == 0 for cuts in plan.tensors.values() for c in cuts)
         self._match = found
         self._record = record
+        self._before, self._after = original.graph, pruned.graph
         self._top = {original.graph, pruned.graph}
         self._left = set(found.values.values())
         self._seen: set[tuple[int, int, bytes]] = set()
@@ -78,6 +79,12 @@ class Operands:
                 reason = self._operand(node, origin, i, want, got)
                 if reason:
                     self._record.fail(origin, f"input {i} {reason}")
+        for mine, theirs in zip(self._after.outputs, self._before.outputs, strict=True):
+            source = theirs.producer()
+            if source is None or mine.producer() is not None:
+                continue  # passed through as before, or computed: seen when both are run
+            if constant(mine) is None or self._other(theirs, mine):
+                self._record.fail(source, f"the graph's output '{theirs.name}' is not computed")
 
     def _slots(
         self, node: ir.Node, origin: ir.Node
@@ -126,9 +133,9 @@ class Operands:
             return "" if whole and got in self.quiet else f"('{want.name}') is no constant any more"
         if want in self.quiet:
             return "" if got in self.quiet else f"reads '{got.name}' instead of a size"
-        return self._other(origin, want, got)
+        return self._other(want, got)
 
-    def _other(self, origin: ir.Node, want: ir.Value, got: ir.Value) -> str:
+    def _other(self, want: ir.Value, got: ir.Value) -> str:
         """An operand that is another value than in the original: an error where the original's is
         still there; else something that must equal it, which running both will show."""
         fixed = got in self._constants
@@ -145,12 +152,10 @@ class Operands:
             return ""
         if got.graph not in self._top:
             return complaint
-        if self.renamed.setdefault(got.name or "", name) == name:
-            return ""
-        if not self._empties:
-            return complaint
-        # Blocks in a row that vanished: what went in stands for the result of each of them.
-        self._record.note(origin, f"'{got.name}' for '{name}' is seen in its results only")
+        # Of blocks in a row that vanished, what went in stands for the result of each of them.
+        others = self.renamed.setdefault(got.name or "", [])
+        if name not in others:
+            others.append(name)
         return ""
 
     def _touched(self, origin: ir.Node) -> bool:

@@ -44,7 +44,7 @@ class Places:
         found: Match,
         before: Shapes,
         after: Shapes,
-        renamed: Mapping[str, str],
+        renamed: Mapping[str, Sequence[str]],
         record: Record,
     ) -> None:
         self._tensors = with_renamed(plan.tensors, renamed, before)

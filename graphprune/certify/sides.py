@@ -32,7 +32,7 @@ class Sides:
         twin: The masked original.
         pruned: The pruned graph.
         cuts: Tensor name -> its cuts.
-        renamed: Pruned name -> original name, where a consumer in the pruned graph reads another
+        renamed: Pruned name -> original names, where consumers in the pruned graph read another
             value than in the original, which must therefore be equal.
         stand_ins: Original name -> constants of the pruned graph that must equal it everywhere.
         dtypes: Element types of the original's values by name.
@@ -46,7 +46,7 @@ class Sides:
     twin: ir.Model
     pruned: ir.Model
     cuts: Mapping[str, Sequence[Cut]]
-    renamed: Mapping[str, str]
+    renamed: Mapping[str, Sequence[str]]
     stand_ins: Mapping[str, Sequence[ir.TensorProtocol]]
     dtypes: Mapping[str, ir.DataType]
     twin_pieces: Sequence[Piece]
@@ -56,7 +56,7 @@ class Sides:
 
 
 def with_renamed(
-    cuts: Mapping[str, Sequence[Cut]], renamed: Mapping[str, str], shapes: Shapes
+    cuts: Mapping[str, Sequence[Cut]], renamed: Mapping[str, Sequence[str]], shapes: Shapes
 ) -> dict[str, Sequence[Cut]]:
     """Cuts of tensors that the plan does not name, because what stands for them is named: a
     value that is only passed on is cut as its source is. `shapes` are the original's: where the
@@ -64,7 +64,8 @@ def with_renamed(
     dims = {v.name: d for v, d in shapes.dims.items()} if renamed else {}
     passed = {
         old: cuts[new]
-        for new, old in renamed.items()
+        for new, several in renamed.items()
+        for old in several
         if new in cuts and old not in cuts and dims.get(new) == dims.get(old)
     }
     return {**cuts, **passed}
@@ -134,8 +135,10 @@ def last_uses(sides: Sides) -> dict[str, int]:
         for part in parts:
             for name in (*part.inputs, *part.outputs):
                 use(name, k)
-                use(sides.renamed.get(name, name), k)
+                for old in sides.renamed.get(name, ()):
+                    use(old, k)
             for node in part.nodes:
                 for value in reads(node):
-                    use(sides.renamed.get(value.name or "", value.name or ""), k)
+                    for name in (value.name or "", *sides.renamed.get(value.name or "", ())):
+                        use(name, k)
     return last

@@ -54,15 +54,15 @@ class Structure:
 
     Attributes:
         failures: In topological order, each naming a node and a reason; empty where all is well.
-        renamed: Pruned name -> original name: a consumer reads another value than in the original;
-            the numeric check must show that they are equal.
+        renamed: Pruned name -> original names: consumers read it where they read those in the
+            original; the numeric check must show that they are equal.
         stand_ins: Original name -> constants that consumers read instead; to be shown likewise.
         notes: What could not be checked without running the graphs.
         checked: Initializer uses and movement ops that were checked.
     """
 
     failures: tuple[str, ...]
-    renamed: Mapping[str, str]
+    renamed: Mapping[str, Sequence[str]]
     stand_ins: Mapping[str, Sequence[ir.TensorProtocol]]
     notes: tuple[str, ...]
     checked: int
@@ -139,11 +139,12 @@ def check_interface(original: ir.Model, pruned: ir.Model) -> list[str]:
 
 
 def _signature(graph: ir.Graph, kind: str) -> list[tuple[str, str]]:
-    values = graph.inputs if kind == "inputs" else graph.outputs
+    if kind == "inputs":
+        values = [v for v in graph.inputs if not v.is_initializer()]
+    else:
+        values = list(graph.outputs)
     return [
-        (v.name or "", f"{v.type} {'of any rank' if v.shape is None else v.shape}")
-        for v in values
-        if not v.is_initializer()
+        (v.name or "", f"{v.type} {'of any rank' if v.shape is None else v.shape}") for v in values
     ]
 
 

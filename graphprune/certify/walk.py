@@ -79,6 +79,11 @@ class Walk:
                 self._run_pruned(part)
             self._compare_waiting()
             self._release(k)
+        if self._waiting:
+            names = ", ".join(f"'{p.original}'" for p in self._waiting[:3])
+            raise DifferenceError(
+                f"the pruned graph: {names} of the original could not be observed"
+            )
         return self.tally
 
     # --- running the pruned graph -----------------------------------------------------------------
@@ -125,8 +130,9 @@ class Walk:
 
     def _original(self, name: str) -> Any:
         """The masked original's value, shortened; the pruned graph's own where there is none."""
-        source = name if name in self.twin_values else self._renamed.get(name, name)
-        if source in self._quiet or source not in self.twin_values:
+        names = (name, *self._renamed.get(name, ()))
+        source = next((n for n in names if n in self.twin_values and n not in self._quiet), None)
+        if source is None:
             return self.pruned_values[name]
         want = self._shortened(source)
         return self.pruned_values[name] if want is None else want
@@ -166,8 +172,8 @@ class Walk:
             name = output.name or ""
             if name in self._known:
                 yield Pair(name, name)
-            if name in self._renamed:
-                yield Pair(name, self._renamed[name])
+            for old in self._renamed.get(name, ()):
+                yield Pair(name, old)
 
     def _judge(self, pair: Pair, node: ir.Node | None) -> Deviation | None:
         """None where the tensor agrees (it is noted), else how it differs."""

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from certify_cases import all_cases, build, conv_chain, cut, lstm, plan, rewire, weight
 
-from graphprune.certify import certify, numeric, walk
+from graphprune.certify import certificate, certify, numeric, pieces, walk
 from graphprune.certify.masks import zeroed
 from graphprune.certify.numeric import compare_graphs
 from graphprune.errors import UnsupportedModelError
@@ -74,6 +74,44 @@ def test_many_pieces_find_what_one_finds(case, monkeypatch) -> None:
         mutation.apply(model)
         found = compare_graphs(case.original, model, case.plan).difference
         assert any(f"'{node}'" in found for node in mutation.nodes), found
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=lambda c: c.name)
+def test_weights_that_are_fed_change_nothing(case, monkeypatch) -> None:
+    monkeypatch.setattr(numeric, "WEIGHT_BYTES", 1)
+    monkeypatch.setattr(pieces, "_FED_BYTES", 1)
+    found = certify(case.original, case.pruned, case.plan, level="layerwise")
+    assert found.status == case.status, found.first_difference
+    for mutation in case.mutations:
+        if not mutation.numeric:
+            continue
+        model = case.pruned.clone()
+        mutation.apply(model)
+        text = compare_graphs(case.original, model, case.plan, layerwise=True).difference
+        assert any(f"'{node}'" in text for node in mutation.nodes), text
+
+
+def test_a_large_model_is_checked_layer_by_layer(monkeypatch) -> None:
+    monkeypatch.setattr(certificate, "LAYERWISE_BYTES", 0)
+    case = conv_chain()
+    found = certify(case.original, case.pruned, case.plan)
+    assert found.level == "layerwise"
+    assert found.status == "exact"
+    assert certify(case.original, case.pruned, case.plan, level="structural").level == "structural"
+
+
+def test_a_graph_that_runs_in_pieces_only_is_refused(monkeypatch) -> None:
+    """Two values of one name: each piece has one of them, the whole graph has both."""
+    monkeypatch.setattr(numeric, "ACTIVATION_BYTES", 1)
+    case = conv_chain()
+    model = case.pruned.clone()
+    for position in (0, -1):
+        new = ir.node("Identity", [model.graph.inputs[0]])
+        new.outputs[0].name = "twice"
+        model.graph.insert_before(model.graph[position], new)
+    found = compare_graphs(case.original, model, case.plan).difference
+    assert found.startswith("the pruned graph does not run as a whole: ")
+    assert "twice" in found
 
 
 def test_pieces_hold_few_values_at_a_time(monkeypatch) -> None:
