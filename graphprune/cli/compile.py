@@ -42,7 +42,8 @@ def compile_(
         typer.Option(
             "--group-ratio",
             metavar="GLOB=R",
-            help="Another fraction for groups whose name matches; repeat for more.",
+            help="Another fraction for groups whose name matches; at 0 the whole group leaves, and the "
+            "branch or block with it. Repeat for more.",
             rich_help_panel=opt.STAYS,
         ),
     ] = None,

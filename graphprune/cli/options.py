@@ -118,7 +118,7 @@ def group_ratios(items: Sequence[str] | None) -> tuple[tuple[str, float], ...]:
         if not 0 <= value <= 1:
             raise UsageError(
                 f"--group-ratio {item} is out of range: it is the fraction that remains, "
-                "0 (the whole group leaves) <= R <= 1"
+                "0 <= R <= 1 (at 0 the whole group leaves)"
             )
         found.append((glob, value))
     return tuple(found)

@@ -96,7 +96,7 @@ def test_many_lines_of_a_message_become_one(model, pipeline, capsys):
         (["--channels", "0.5", "--dim", "n=0"], "NAME=SIZE"),
         (["--channels", "0.5", "--dim", "n=2", "--dim", "n=3"], "two sizes"),
         (["--group-ratio", "fc1"], "GLOB=R"),
-        (["--group-ratio", "fc1=2"], "0 < R <= 1"),
+        (["--group-ratio", "fc1=2"], "0 <= R <= 1"),
         (["--channels", "0.5", "--threads", "0"], "--threads"),
         (["--channels", "0.5", "--seed", "-1"], "--seed"),
         (["--channels", "0.5", "--plan", "p.json"], "--plan"),
