@@ -1,0 +1,90 @@
+"""What pruning buys: speed-up in onnxruntime, beside the MACs that were saved.
+
+Efficiency is speed-up / (MACs before / MACs after): 1 is all that can be had. For every model given,
+`--channels R` with the default alignment (and `--residual`), both graphs timed by
+`graphprune.measure.latency`: interleaved blocks, batch 1.
+
+    python -m tools.efficiency MODEL.onnx ... --ratios 0.9 0.75 0.5 --out docs/results/efficiency.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import graphprune
+from graphprune.errors import GraphpruneError
+from tools._common import Results, environment, table, write_page
+
+INTRODUCTION = """
+`speed-up` is original / pruned latency, the median over pairs of interleaved blocks, with its interval;
+`efficiency` is speed-up over the ratio of MACs. Whole heads, residual widths included, default alignment.
+A model that would be slower is tried again on a coarser grid, as `graphprune compile` does.
+"""
+
+
+def measure(path: Path, ratio: float, threads: int) -> dict[str, object]:
+    """One row: what `compile` at `ratio` did."""
+    try:
+        result = graphprune.compile(
+            path, channels=ratio, residual=True, verify=False, threads=threads
+        )
+    except GraphpruneError as error:
+        return {"model": path.stem, "ratio": ratio, "outcome": str(error)}
+    report = result.report
+    assert report.latency is not None
+    macs = report.original.macs / report.pruned.macs
+    low, high = report.latency.interval
+    return {
+        "model": path.stem,
+        "ratio": ratio,
+        "macs": macs,
+        "params": report.original.params / report.pruned.params,
+        "before_ms": report.original.latency_ms,
+        "after_ms": report.pruned.latency_ms,
+        "speedup": report.latency.ratio,
+        "low": low,
+        "high": high,
+        "efficiency": report.latency.ratio / macs,
+        "outcome": report.latency.verdict,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="keep records here; what is there is not redone")
+    parser.add_argument("--out", type=Path, help="write a page of Markdown")
+    given = parser.parse_args(argv)
+    results = Results(given.json)
+    for path in given.models:
+        for ratio in given.ratios:
+            key = f"{path.stem} {ratio:g} {given.threads}"
+            if key not in results.records:
+                results.add(key, measure(path, ratio, given.threads))
+            print(results.records[key], flush=True)
+    rows = []
+    for row in results.records.values():
+        if "speedup" not in row:
+            rows.append([row["model"], row["ratio"], "", "", "", "", row["outcome"]])
+            continue
+        spread = f"{row['speedup']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        times = f"{row['before_ms']:.2f} to {row['after_ms']:.2f}"
+        efficiency = f"{row['efficiency']:.3f}"
+        macs = f"{row['macs']:.2f}x"
+        rows.append([row["model"], row["ratio"], macs, times, spread, efficiency, row["outcome"]])
+    head = ["model", "keep", "MACs", "ms", "speed-up", "efficiency", "verdict"]
+    if given.out:
+        text = table(head, rows)
+        write_page(
+            given.out,
+            "Speed-up and efficiency",
+            ["\n".join(environment(given.threads)), INTRODUCTION, text],
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
