@@ -16,6 +16,7 @@ from graphprune.onnx.shape_rules import Dims, NodeInputs, Typed, Unknown
 from graphprune.onnx.shape_values import LIMIT, evaluate
 
 _INDEX_LIMIT = 1 << 20  # integer initializers up to here count as known: index tables
+_COUNTED_LIMIT = 1 << 16  # computed integers up to here do: as_strided counts batch x channels
 _PLACEHOLDERS = (7, 11, 13, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 
 
@@ -89,7 +90,8 @@ class Sweep:
         dims = [None if v is None else self.dims.get(v) for v in inputs]
         reasons = (self.unknown.get(v) for v in inputs if v is not None)
         reason = next((r for r in reasons if r is not None), None)
-        arrays = evaluate(node, contents, dims)
+        whole = all(c is None or c.dtype.kind in "iub" for c in contents)
+        arrays = evaluate(node, contents, dims, _COUNTED_LIMIT if whole else LIMIT)
         if arrays is not None:
             for output, array in zip(node.outputs, arrays, strict=False):
                 self.values[output] = array
