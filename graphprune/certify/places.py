@@ -83,6 +83,8 @@ class Places:
             for i, value in enumerate(origin.inputs):
                 if value is None or i >= len(node.inputs):
                     continue
+                if node.inputs[i] not in self._match.values and not value.is_initializer():
+                    continue  # a stand-in, which may be broadcast: compared by running both
                 reason = self._move("Expand", node, origin, [i], cuts, outputs)
                 if reason:
                     yield f"input {i} {reason}"

@@ -107,6 +107,25 @@ def test_blocks_leave_beside_thinner_ones() -> None:
     assert ops(result).count("Softmax") == 1
 
 
+@pytest.mark.parametrize(
+    ("network", "groups", "settings"),
+    [
+        ("resnet", ["one.conv1"], {"macs": 0.5}),
+        ("resnet", ["one.conv1"], {"params": 0.5, "scope": "global"}),
+        ("encoder", ["one.q"], {"channels": 0.5, "head_dims": 0.5}),
+        ("encoder", ["one.q", "two.fc1"], {"channels": 0.5, "residual": True}),
+        ("convnext", ["one.fc1"], {"channels": 0.5, "residual": True}),
+        ("densenet", ["two.conv2"], {"channels": 0.5}),
+    ],
+)
+def test_beside_everything_else(network: str, groups: list[str], settings: dict) -> None:
+    result = checked(without(NETWORKS[network](), *groups, align=1, **settings))
+    assert [g.name for g in result.plan.groups if not g.kept] == groups
+    assert any(0 < len(g.kept) < g.size for g in result.plan.groups)
+    if "macs" in settings:
+        assert result.report.pruned.macs <= settings["macs"] * result.report.original.macs
+
+
 # -- what is left of single ops --------------------------------------------------------------------
 
 CONV = {
