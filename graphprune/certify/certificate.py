@@ -224,9 +224,9 @@ def _weak(original: ir.Model, plan: Plan, findings: Findings) -> tuple[str, ...]
         silent = [f"'{n}'" for n in sorted(findings.probe.silent)]
         if silent:
             weak.append(f"what was removed of {_count(silent)} was zero already: {_some(silent)}")
-    weak += [
-        f"{node} was checked on the original's values: {why}" for node, why in tally.rounded.items()
-    ]
+    if tally.rounded:
+        nodes = [f"{node} ({why})" for node, why in tally.rounded.items()]
+        weak.append(f"checked alone, on the original's values: {_some(nodes)}")
     if findings.skipped:
         names = [f"'{n}'" for n in findings.skipped]
         weak.append(

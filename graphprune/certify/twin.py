@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.certify.emit import Emitter
+from graphprune.certify.entries import Entries
 from graphprune.certify.graphs import (
     all_graphs,
     constant,
@@ -22,7 +23,7 @@ from graphprune.certify.graphs import (
     values_by_name,
 )
 from graphprune.certify.masks import MisfitError, fitting, masks, zeroed
-from graphprune.certify.statistics import Entries, Norm, NoStatisticsError, averaged, write_out
+from graphprune.certify.statistics import Norm, NoStatisticsError, averaged, write_out
 from graphprune.onnx.shapes import Shapes
 from graphprune.plan import Cut, InitializerCut, Plan
 

@@ -147,7 +147,8 @@ def test_a_rounded_value_that_flips_is_no_fault() -> None:
     assert found.status == "statistics"
     notes = [w for w in found.weak if "'f'" in w]
     assert len(notes) == 1
-    assert notes[0].startswith("Floor 'f' was checked on the original's values: differs by ")
+    assert notes[0].startswith("checked alone, on the original's values: Floor 'f' (differs by ")
+    assert notes[0].endswith("after the nodes before it, alone it is right)")
     assert found.max_rel_error < 1e-4
 
 
