@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.options import Options
-    from graphprune.pipeline import Result, analyse, compile, verify  # noqa: A004
+    from graphprune.pipeline import Result, analyse, compile, verify
     from graphprune.plan import Plan
     from graphprune.rules.registry import op_rule
 

@@ -36,7 +36,8 @@ def one_piece(a: np.ndarray, b: np.ndarray) -> bool:
     edges = (np.ones(a.size, bool), (i.reshape(-1), first.size + j.reshape(-1)))
     size = first.size + second.size
     graph = coo_array(edges, shape=(size, size))
-    return int(connected_components(graph, directed=False, return_labels=False)) == 1
+    count, _ = connected_components(graph, directed=False)
+    return bool(count == 1)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-
+"""The ONNX front end: load, shapes, trace, run, save."""

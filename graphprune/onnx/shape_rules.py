@@ -222,7 +222,9 @@ def _slice(x: NodeInputs) -> Sequence[Typed | None]:
             parts = [None] * (x.shape(1)[0] if given is None else len(given))
         else:
             strides = [1] * starts.size if steps is None else steps.reshape(-1).tolist()
-            found = zip(starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), strides, strict=True)
+            found = zip(
+                starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), strides, strict=True
+            )
             parts = [slice(*bounds) for bounds in found]
     for axis, part in zip(range(len(parts)) if given is None else given, parts, strict=True):
         size = dims[axis]

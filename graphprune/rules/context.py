@@ -55,6 +55,7 @@ class OpContext:
 
     @property
     def name(self) -> str:
+        """Name of the node; where it has none, of its first output."""
         return node_name(self.node)
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -67,6 +68,7 @@ class OpContext:
         return i < len(self.node.inputs) and self.node.inputs[i] is not None
 
     def shape(self, i: int) -> tuple[int, ...]:
+        """Concrete shape of input i."""
         value = self.node.inputs[i]
         assert value is not None
         return self._dims[value]
@@ -83,6 +85,7 @@ class OpContext:
         return self._dims.get(value)
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
+        """Concrete shape of output i."""
         return self._dims[self.node.outputs[i]]
 
     def const(self, i: int) -> np.ndarray | None:
@@ -127,7 +130,8 @@ class OpContext:
         value = self.node.inputs[i]
         assert value is not None
         if is_weight(value):
-            self.found.uses[self.node, i] = Labels(self._dims[value], tuple(factors))
+            settled = self.alg.settle(factors)
+            self.found.uses[self.node, i] = Labels(self._dims[value], settled)
 
     def set(self, labels: Labels | Sequence[Factor], i: int = 0) -> None:
         """Labels of output i."""
@@ -150,7 +154,7 @@ class OpContext:
                 fits.append(factor)
             else:  # a stand-in for a size that depends on data
                 self.alg.pin(factor, "the shape of its result is not known before it runs")
-        self.found.states[value] = Labels(dims, tuple(fits))
+        self.found.states[value] = Labels(dims, self.alg.settle(fits))
 
     def pin(self, i: int, reason: str) -> None:
         """Everything tracked on input i has to stay."""

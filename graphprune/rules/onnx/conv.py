@@ -34,7 +34,7 @@ def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: b
     data = alg.tie_across(data, [*window], _WINDOW)
     weight = alg.tie_across(weight, [*window], _WINDOW)
     # Iteration space: group, output channel of a group, input channel of a group.
-    in_axis, out_axis = (0, 1) if transposed else (1, 0)
+    out_axis = 1 if transposed else 0
     inputs = data.shape[1] // groups
     outputs = weight.shape[out_axis] // (1 if transposed else groups)
     split = (groups, weight.shape[0] // groups)
@@ -49,11 +49,13 @@ def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: b
     if transposed:  # [g, i, o] -> [g, o, i]
         w_view = alg.transpose(w_view, (0, 2, 1))
     w_view = Labels((1, *w_view.shape), _shift(w_view.factors, 1), weight.weight)
-    tracked = any(
-        f.axes == (1,) or (blocks and 1 in f.axes) for f in x_view.factors
-    )
+    tracked = any(f.axes == (1,) or (blocks and 1 in f.axes) for f in x_view.factors)
     create = [] if tracked else [(1, 2)]
     met = alg.meet([x_view, w_view], contracted=[3], create=create, blocks=blocks)
+    for factor in met.factors:
+        if 1 in factor.index:
+            # A group leaves with its inputs and its outputs, or it stays: here it stays.
+            alg.balance(factor, rows_stay=True)
     if weight.weight:
         factors = Labels(w_view.shape[1:], _shift(met.operands[1], -1))
         if transposed:
@@ -61,8 +63,9 @@ def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: b
         adopted = alg.reshape(factors, weight.shape[:2])
         ctx.adopt(w, adopted.factors)
     reduced = alg.reduce(met.factors, [3], blocks=blocks)
-    result = alg.reshape(Labels((data.shape[0], groups, outputs, 1), reduced), (
-        data.shape[0], groups * outputs))
+    result = alg.reshape(
+        Labels((data.shape[0], groups, outputs, 1), reduced), (data.shape[0], groups * outputs)
+    )
     return _biased(ctx, Labels(result.shape, result.factors), bias)
 
 

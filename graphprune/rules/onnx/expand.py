@@ -61,9 +61,7 @@ def constant_of_shape(ctx: OpContext) -> None:
 def pad_amounts(pads: np.ndarray, axes: list[int], rank: int) -> dict[int, tuple[int, int]]:
     """Axis -> (before, after)."""
     half = len(axes)
-    return {
-        positive(a, rank): (int(pads[i]), int(pads[half + i])) for i, a in enumerate(axes)
-    }
+    return {positive(a, rank): (int(pads[i]), int(pads[half + i])) for i, a in enumerate(axes)}
 
 
 def resize_pad(r: Resize) -> None:
@@ -123,8 +121,11 @@ def resize(ctx: OpContext) -> None:
     """Positions are interpolated, channels are not."""
     t = ctx.moved(0)
     scaled = [a for a, (n, m) in enumerate(zip(t.shape, ctx.out_shape(), strict=True)) if n != m]
-    t = ctx.alg.tie_across(t, [*scaled, *range(2, t.rank)] if t.rank > 3 and not scaled else scaled,
-                           "it is interpolated")
+    t = ctx.alg.tie_across(
+        t,
+        [*scaled, *range(2, t.rank)] if t.rank > 3 and not scaled else scaled,
+        "it is interpolated",
+    )
     ctx.set(t.factors)
 
 

@@ -36,10 +36,16 @@ def product(
     batch = max(left.rank, right.rank, 2) - 2
     m, n, k = batch, batch + 1, batch + 2
     rank = batch + 3
-    left_axes = (k,) if left.rank == 1 else (
-        *range(batch - (left.rank - 2), batch), *((k, m) if a_transposed else (m, k)))
-    right_axes = (k,) if right.rank == 1 else (
-        *range(batch - (right.rank - 2), batch), *((n, k) if b_transposed else (k, n)))
+    left_axes = (
+        (k,)
+        if left.rank == 1
+        else (*range(batch - (left.rank - 2), batch), *((k, m) if a_transposed else (m, k)))
+    )
+    right_axes = (
+        (k,)
+        if right.rank == 1
+        else (*range(batch - (right.rank - 2), batch), *((n, k) if b_transposed else (k, n)))
+    )
     lead = tuple(range(batch))
     met = ctx.alg.meet(
         [place(left, left_axes, rank), place(right, right_axes, rank)],
