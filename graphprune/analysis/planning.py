@@ -10,6 +10,7 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.resolve import FIXED, Resolved
 from graphprune.analysis.site import Site
 from graphprune.errors import GraphpruneError
+from graphprune.labels import Factor
 from graphprune.plan import Cut, GroupChoice, InitializerCut, Plan, Unpruned
 
 
@@ -82,7 +83,13 @@ def _leaving(resolved: Resolved, removed: np.ndarray) -> np.ndarray:
 
 def site_cuts(site: Site, factors: Sequence[Resolved], removed: np.ndarray) -> tuple[Cut, ...]:
     """The cuts of one site."""
-    masks = {r.removal: (r.axes, ~_leaving(r, removed)) for r in factors}
+    masks: dict[int, tuple[tuple[int, ...], np.ndarray]] = {}
+    for factor in factors:
+        mask = (factor.axes, ~_leaving(factor, removed))
+        known = masks.get(factor.removal)
+        # Two factors remove from one axis where one of them gave up its inner axis: a group's
+        # outputs leave one by one, or with its inputs as a whole.
+        masks[factor.removal] = mask if known is None else _both(known, mask)
     cuts = []
     for axis, (axes, keep) in sorted(masks.items()):
         if keep.all():
@@ -106,3 +113,12 @@ def site_cuts(site: Site, factors: Sequence[Resolved], removed: np.ndarray) -> t
             kept = np.nonzero(rows)[1].reshape(*keep.shape[:-1], int(counts[0]))
         cuts.append(Cut(axis, keep.shape[-1], kept.astype(np.int64), blocks, axis in site.dynamic))
     return tuple(cuts)
+
+
+def _both(
+    a: tuple[tuple[int, ...], np.ndarray], b: tuple[tuple[int, ...], np.ndarray]
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """What stays by both of two masks over (index axes, the same removal axis)."""
+    axes = (*dict.fromkeys((*a[0][:-1], *b[0][:-1])), a[0][-1])
+    first, second = (Factor(own, keep).over(axes) for own, keep in (a, b))
+    return axes, first & second

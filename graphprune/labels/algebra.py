@@ -12,7 +12,7 @@ import numpy as np
 
 from graphprune.labels import meet as _meet
 from graphprune.labels import move as _move
-from graphprune.labels.space import LabelSpace, one_piece, unique
+from graphprune.labels.space import PINNED, LabelSpace, one_piece, unique
 from graphprune.labels.tensor import Factor, Labels
 
 _MERGED = "two independent removals would share one axis"
@@ -115,10 +115,18 @@ class Algebra:
             result.append(current)
         return self.distinct(result)
 
-    def balance(self, factor: Factor) -> None:
-        """Every index must lose equally many: for views that are never a tensor of the graph."""
-        if factor.index:
-            self.balances.append(factor.labels)
+    def balance(self, factor: Factor, *, rows_stay: bool = False) -> None:
+        """Every index must lose equally many: for views that are never a tensor of the graph.
+
+        Where all of a row is one class, the row itself may leave; with `rows_stay` it may not.
+        """
+        if not factor.index:
+            return
+        labels = factor.labels
+        if rows_stay:  # something in every row that stays
+            stays = np.full((*labels.shape[:-1], 1), PINNED, labels.dtype)
+            labels = np.concatenate([labels, stays], axis=-1)
+        self.balances.append(labels)
 
     def distinct(self, factors: Iterable[Factor]) -> tuple[Factor, ...]:
         """At most one factor for each removal axis: weak ones vanish, else the larger stays."""
@@ -140,6 +148,21 @@ class Algebra:
                 self.pin(small, _MERGED)
                 by_axis[factor.removal] = large
         return tuple(by_axis[a] for a in sorted(by_axis))
+
+    def settle(self, factors: Iterable[Factor]) -> tuple[Factor, ...]:
+        """An axis that each row shortens in its own way cannot index the rows of another factor.
+
+        Such an index axis is tied: with `(a, b)` and `(b, c)` the same of c leave for all b.
+        """
+        result = list(factors)
+        ragged = {f.removal for f in result if f.index}
+        for i, factor in enumerate(result):
+            for axis in factor.index:
+                if axis in ragged:
+                    tied = self.tie(result[i], axis, "")
+                    assert tied is not None
+                    result[i] = tied
+        return tuple(result)
 
     transpose = _move.transpose
     reshape = _move.reshape

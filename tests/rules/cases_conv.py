@@ -88,6 +88,32 @@ def grouped_on_input(rng: Rng) -> Example:
     return net.example(net.conv(h, groups * b, 4), units=groups * b)
 
 
+@case("outputs", "inputs")
+def grouped_tied(rng: Rng, what: str) -> Example:
+    """All channels on one side of a group are tied to one another: they would have to leave as a
+    whole group, which its other side does not allow."""
+    net = Net(rng)
+    g, d = net.size(2, 3), net.size(2, 3)
+    c = g * d
+
+    def tied(h: str) -> str:
+        """Sums over neighbours that meet the single channels."""
+        y = net.reshape(h, 0, g, d, 16)
+        turned = net.op("Slice", y, net.ints(-1), net.ints(-(2**62)), net.ints(2), net.ints(-1))
+        ends = net.op("Slice", y, net.ints(1), net.ints(2**62), net.ints(2))
+        first = net.op("Slice", y, net.ints(0), net.ints(1), net.ints(2))
+        rolled = net.op("Concat", ends, first, axis=2)
+        y = net.op("Add", net.op("Add", y, net.op("Relu", turned)), net.op("Tanh", rolled))
+        return net.reshape(y, 0, c, 4, 4)
+
+    h = net.conv(net.input([net.batch, 3, 4, 4]), 3, c)
+    h = tied(h) if what == "inputs" else net.op("Softmax", h, axis=1)
+    h = net.conv(h, c, c, 1, group=g)
+    h = tied(h) if what == "outputs" else h
+    y = net.conv(net.op("LeakyRelu", h), c, 4)
+    return net.example(y, units=None)
+
+
 @case()
 def grouped_twice(rng: Rng) -> Example:
     """Two grouped convolutions one behind the other with different numbers of groups."""
