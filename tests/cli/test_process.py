@@ -49,6 +49,8 @@ def start(tmp_path: Path, *arguments: str, where: str = "", **options) -> subpro
     code = PROGRAM.format(here=str(HERE), ready=str(ready), where=where)
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
+        # A shell's background jobs inherit an ignored SIGINT, and so would this program.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
     )
 
