@@ -61,6 +61,7 @@ def trace(
     """
     run = _Run(model, shapes, other, Algebra(blocks=blocks, grid=grid))
     run.graph(model.graph)
+    run.tie_tables()
     run.pin_ambiguous()
     for value in model.graph.outputs:
         run.alg.space.node = value.name or ""
@@ -115,6 +116,26 @@ class _Run:
             state = self.found.states.get(value) if value is not None else None
             if state is not None:
                 self.alg.pin(state.factors, reason)
+
+    def tie_tables(self) -> None:
+        """A table that is looked up and multiplied by as well (an embedding that is the head too)
+        stays one tensor: the same of it leaves in all its uses."""
+        tables: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+        for node, i in self.found.uses:
+            value = node.inputs[i]
+            assert value is not None
+            tables.setdefault(value, []).append((node, i))
+        for uses in tables.values():
+            lookups = [(node, i) for node, i in uses if node.op_type == "Gather" and i == 0]
+            if not lookups or len(lookups) == len(uses):
+                continue
+            first = self.found.uses[lookups[0]]
+            self.alg.space.node = node_name(lookups[0][0])
+            for use in uses:
+                mine = self.found.uses[use]
+                rows = [f for f in mine.factors if first.on(f.removal) is None]
+                self.alg.pin(rows, "a table that is looked up keeps its rows")
+                self.alg.meet([first, mine], blocks=False)
 
     def pin_ambiguous(self) -> None:
         """A plan names values and nodes: what shares its name with another must stay whole."""

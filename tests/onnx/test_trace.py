@@ -158,3 +158,21 @@ def test_unnamed_nodes_are_called_by_their_first_output() -> None:
         assert node.name == ""
     found = traced(Bench(proto))
     assert {s.node for s in found.sites} == {"h", "b", "r", "y"}
+
+
+def test_a_table_that_is_the_head_too_leaves_the_same_in_both_uses() -> None:
+    """RoBERTa: a layer stands between the trunk and the tied head, its width is the trunk's."""
+    bench = Bench(
+        from_text(
+            "e = Gather (table, x) h = MatMul (e, w) r = Relu (h) "
+            "t = Transpose <perm = [1, 0]> (table) y = MatMul (r, t)",
+            {"table": drawn(40, 8), "w": drawn(8, 8)},
+            inputs="int64[N, 6] x",
+            outputs="float[N, 6, 40] y",
+        )
+    )
+    (group,) = bench.graph.groups
+    places = {(m.site.name, m.site.node, m.axis) for m in group.members if m.site.is_weight}
+    assert places == {("table", "e", 1), ("table", "t", 1), ("w", "h", 0), ("w", "h", 1)}
+    reasons = {u.reason for u in bench.graph.unpruned}
+    assert "a table that is looked up keeps its rows" in reasons
