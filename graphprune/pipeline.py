@@ -22,7 +22,7 @@ from graphprune.errors import (
 from graphprune.onnx.bindings import dynamic_dims
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.load import Loaded, load
-from graphprune.onnx.shapes import Shapes, default_bindings, infer_shapes
+from graphprune.onnx.shapes import Shapes, default_bindings, shape_pair
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
 
@@ -60,6 +60,7 @@ class Work:
     given: Plan | None = None
     loaded: Loaded | None = None
     original: ir.Model | None = None
+    bindings: tuple[Mapping[str, int], ...] = ()
     shapes: tuple[Shapes, Shapes] | None = None
     timed: Trial | None = None
     graph: DependencyGraph | None = None
@@ -111,14 +112,25 @@ def run_stage(work: Work) -> Work:
         )
         return replace(
             work,
-            shapes=(infer_shapes(model, first), infer_shapes(model, second)),
+            bindings=_planned(work, first, second),
+            shapes=shape_pair(model, *_planned(work, first, second)),
             warnings=(*work.warnings, warning),
         )
     with Session(model, threads=work.options.threads, provider=work.options.provider) as session:
         one, two = find_trials(model, work.options.dims, work.options.seed, session)
         timed = _single(session, model, one, work.options)
-    shapes = infer_shapes(model, one.binding), infer_shapes(model, two.binding)
-    return replace(work, shapes=shapes, timed=timed)
+    bindings = _planned(work, one.binding, two.binding)
+    return replace(work, bindings=bindings, shapes=shape_pair(model, *bindings), timed=timed)
+
+
+def _planned(
+    work: Work, first: Mapping[str, int], second: Mapping[str, int]
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The bindings to work at; the first is that of a given plan, whose indices hold for it."""
+    if work.given is None:
+        return first, second
+    binding = work.given.binding
+    return {name: binding.get(name, size) for name, size in first.items()}, first
 
 
 def decide_stage(work: Work) -> Work:
@@ -170,7 +182,7 @@ def certify_stage(work: Work) -> Work:
         work.known_model,
         work.result,
         work.known_plan,
-        bindings=[s.binding for s in work.known_shapes],
+        bindings=work.bindings,
         seed=work.options.seed,
         progress=lambda share: work.progress("certify", share),
     )
@@ -311,8 +323,7 @@ def analyse(model: Any, *, dims: Mapping[str, int] | None = None) -> DependencyG
     from graphprune.onnx.analyse import analyse_graph
 
     canonical = canonicalise(load(_source(model)).model)
-    first, second = default_bindings(canonical, dims or {})
-    return analyse_graph(canonical, infer_shapes(canonical, first), infer_shapes(canonical, second))
+    return analyse_graph(canonical, *shape_pair(canonical, *default_bindings(canonical, dims)))
 
 
 def verify(

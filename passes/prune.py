@@ -26,7 +26,7 @@ import onnx_ir as ir
 import graphprune.rules.onnx  # noqa: F401  (registers the rules)
 from graphprune.errors import UsageError
 from graphprune.onnx.names import FreshNames
-from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, infer_shapes
+from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, shape_pair
 from graphprune.passes.sizes import SizeWriter
 from graphprune.plan import Cut, Plan, pruned_shape, take
 from graphprune.rules.context import is_weight, node_name
@@ -43,7 +43,8 @@ class PrunePass(ir.passes.InPlacePass):
 
     Args:
         plan: What stays of every tensor and initializer use.
-        bindings: Two bindings of the dynamic dimensions, the plan's first; chosen where absent.
+        bindings: Two bindings of the dynamic dimensions, the plan's first; chosen where absent, or
+            where they are alike.
     """
 
     def __init__(self, plan: Plan, bindings: Sequence[Mapping[str, int]] | None = None) -> None:
@@ -54,12 +55,12 @@ class PrunePass(ir.passes.InPlacePass):
         """Shorten the model. Raises UsageError where the plan names what is not there."""
         if not self.plan.tensors and not self.plan.initializers:
             return ir.passes.PassResult(model, modified=False)
-        bindings = self.bindings
-        if bindings is None:
+        if self.bindings is None:
             first, second = default_bindings(model, {})
-            bindings = [{**first, **self.plan.binding}, second]
-        shapes = [infer_shapes(model, binding) for binding in bindings]
-        _Rewrite(model, self.plan, shapes).run()
+            first = {n: self.plan.binding.get(n, size) for n, size in first.items()}
+        else:
+            first, second = dict(self.bindings[0]), dict(self.bindings[-1])
+        _Rewrite(model, self.plan, shape_pair(model, first, second)).run()
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -89,7 +90,7 @@ class _Rewrite:
         read_before = read_values(self.model)
         writer = SizeWriter(self.names, [s.values for s in self.shapes], sizes)
         for (node, i), contents in edits.operands.items():
-            writer.write(node, i, contents)
+            writer.write(node, i, contents, alone=_agreed(edits, node, i))
         for node, attributes in edits.attributes.items():
             _set_attributes(node, attributes)
         self._slice_initializers()
@@ -251,6 +252,19 @@ class _Rewrite:
             for cut in cuts:
                 entries[cut.axis] = None if cut.dynamic else cut.count
             value.shape = ir.Shape(entries)
+
+
+def _agreed(edits: _Edits, node: ir.Node, i: int) -> bool:
+    """Whether all readers of an operand want the same of it."""
+    value = node.inputs[i] if i < len(node.inputs) else None
+    if value is None or value.is_graph_output():
+        return False
+    wanted = [edits.operands.get((use.node, use.idx)) for use in value.uses()]
+    first = edits.operands[node, i]
+    return all(
+        other is not None and all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+        for other in wanted
+    )
 
 
 def _sliced(original: ir.Value, cuts: tuple[Cut, ...]) -> ir.Value:

@@ -39,10 +39,19 @@ class SizeWriter:
         self._names = names
         self._before = before
         self._after = after
+        self._patched: set[ir.Node] = set()
         self._constants: dict[tuple[ir.Graph, bytes, str], ir.Value] = {}
 
-    def write(self, node: ir.Node, i: int, contents: Sequence[np.ndarray]) -> None:
+    def write(
+        self, node: ir.Node, i: int, contents: Sequence[np.ndarray], *, alone: bool = False
+    ) -> None:
         """Make input `i` of `node` hold `contents[b]` at binding b.
+
+        Args:
+            node: The reader.
+            i: Which input.
+            contents: What it must hold, at each binding.
+            alone: All readers of the value want the same: it may be changed in its place.
 
         Raises SizeError where a dynamic size would have to change in a way that no
         constant factor describes.
@@ -69,21 +78,26 @@ class SizeWriter:
             )
         found = [p for p in present if p is not None]
         producer = value.producer()
-        if producer is not None and producer.op_type == "Concat" and wanted[0].ndim == 1:
-            new = self._patched_concat(node, producer, wanted, found)
-        else:
-            new = self._scaled(node, value, wanted, found)
-        node.replace_input_with(i, new)
+        if producer is None or producer.op_type != "Concat" or wanted[0].ndim != 1:
+            node.replace_input_with(i, self._scaled(node, value, wanted, found))
+        elif not alone:
+            pieces = self._pieces(node, producer, wanted, found)
+            copy = ir.node("Concat", pieces, {"axis": producer.attributes["axis"].as_int()})
+            node.replace_input_with(i, self._insert(node, copy, wanted[0]))
+        elif producer not in self._patched:
+            self._patched.add(producer)
+            for k, piece in enumerate(self._pieces(producer, producer, wanted, found)):
+                producer.replace_input_with(k, piece)
 
-    def _patched_concat(
+    def _pieces(
         self,
         node: ir.Node,
         producer: ir.Node,
         wanted: Sequence[np.ndarray],
         found: Sequence[np.ndarray],
-    ) -> ir.Value:
-        """A copy of the Concat in which only the pieces that must change are other ones."""
-        pieces: list[ir.Value | None] = []
+    ) -> list[ir.Value]:
+        """Inputs of a Concat of sizes of which only those that must change are other ones."""
+        pieces: list[ir.Value] = []
         start = 0
         for piece in producer.inputs:
             assert piece is not None
@@ -97,8 +111,7 @@ class SizeWriter:
                 pieces.append(self._constant(node, want[0]))
             else:
                 pieces.append(self._scaled(node, piece, want, have))
-        copy = ir.node("Concat", pieces, {"axis": producer.attributes["axis"].as_int()})
-        return self._insert(node, copy, wanted[0])
+        return pieces
 
     def _scaled(
         self,

@@ -22,7 +22,7 @@ from graphprune.onnx.costs import mac_function, whole_uses
 from graphprune.onnx.feeds import random_feeds
 from graphprune.onnx.load import load
 from graphprune.onnx.runtime import Session
-from graphprune.onnx.shapes import default_bindings, infer_shapes
+from graphprune.onnx.shapes import default_bindings, infer_shapes, shape_pair
 from graphprune.passes.prune import PrunePass
 from graphprune.plan import Plan
 from graphprune.selection.cost import CostModel
@@ -61,7 +61,7 @@ class Bench:
         self.loaded = load(model)
         self.model = canonicalise(self.loaded.model)
         self.bindings = default_bindings(self.model, dims)
-        self.shapes = tuple(infer_shapes(self.model, b) for b in self.bindings)
+        self.shapes = shape_pair(self.model, *self.bindings)
 
     def analyse(self, *, blocks: bool = True, grid: int = 1) -> DependencyGraph:
         return analyse_graph(self.model, self.shapes[0], self.shapes[1], blocks=blocks, grid=grid)

@@ -21,7 +21,7 @@ from graphprune.onnx.shape_rules import Dims, Typed
 from graphprune.onnx.shape_values import evaluate
 from graphprune.onnx.sweep import Sweep
 
-__all__ = ["Shapes", "default_bindings", "evaluate_sizes", "infer_shapes"]
+__all__ = ["Shapes", "default_bindings", "evaluate_sizes", "infer_shapes", "shape_pair"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,40 @@ def infer_shapes(model: ir.Model, binding: Mapping[str, int]) -> Shapes:
         dtypes=sweep.dtypes,
         sequences=sweep.sequences,
     )
+
+
+def shape_pair(
+    model: ir.Model, first: Mapping[str, int], second: Mapping[str, int] | None = None
+) -> tuple[Shapes, Shapes]:
+    """Shapes at two bindings that differ in every dynamic dimension, as far as the model lets.
+
+    What has one value at both is taken for a constant, so a size that was given by the user, or at
+    which alone the model runs, must not be the same in both. Nothing is run: multiples of the size
+    are tried until every shape and size is known that is known at `first`.
+
+    Args:
+        model: As for `infer_shapes`.
+        first: A size for every dynamic dimension.
+        second: Preferred sizes for the second binding; where they equal those of `first` others are
+            looked for.
+    """
+    one = infer_shapes(model, first)
+    other = infer_shapes(model, {**first, **(second or {})})
+    for name, size in first.items():
+        for candidate in (2 * size, 3 * size, size + 1):
+            if other.binding[name] != size:
+                break
+            found = infer_shapes(model, {**other.binding, name: candidate})
+            if _as_well_known(found, one):
+                other = found
+    return one, other
+
+
+def _as_well_known(found: Shapes, one: Shapes) -> bool:
+    if not set(one.values) <= set(found.values) or set(found.unknown) - set(one.unknown):
+        return False
+    ranks = {value: len(dims) for value, dims in found.dims.items()}
+    return all(ranks.get(value) == len(dims) for value, dims in one.dims.items())
 
 
 def evaluate_sizes(

@@ -258,6 +258,7 @@ def test_computed_sizes_stay_computed() -> None:
     reshape = named(pruned, next(n.name for n in bench.model.graph if n.op_type == "Reshape"))
     concat = reshape.inputs[1].producer()
     assert concat.op_type == "Concat"
+    assert concat.name in {n.name for n in bench.model.graph}, "its only reader wants it so"
     dynamic, static = concat.inputs[:2], concat.inputs[2:]
     assert all(v.producer().op_type == "Slice" for v in dynamic)
     assert [v.const_value.numpy().tolist() for v in static] == [[2], [8]]

@@ -45,8 +45,10 @@ class Sizes:
     def node(self, name: str) -> ir.Node:
         return next(n for n in self.model.graph if n.outputs[0].name == name)
 
-    def write(self, name: str, first: list[int], second: list[int], i: int = 1) -> ir.Value:
-        self.writer.write(self.node(name), i, [np.array(first), np.array(second)])
+    def write(
+        self, name: str, first: list[int], second: list[int], i: int = 1, alone: bool = False
+    ) -> ir.Value:
+        self.writer.write(self.node(name), i, [np.array(first), np.array(second)], alone=alone)
         return self.node(name).inputs[i]
 
     def evaluated(self, value: ir.Value) -> list[list[int]]:
@@ -98,6 +100,21 @@ def test_only_the_pieces_of_a_concat_that_change_are_other_ones() -> None:
     assert sizes.node("shape").inputs[1].name == "ct1", "the old one is untouched"
     names = [n.name for n in sizes.model.graph if n.name]
     assert names == sorted(set(names), key=names.index)
+
+
+@pytest.mark.parametrize("wanted", [([2, 20], [3, 28]), ([2, 12], [3, 12])])
+def test_a_concat_that_all_readers_want_changed_is_changed_in_its_place(
+    wanted: tuple[list[int], list[int]],
+) -> None:
+    sizes = Sizes()
+    value = sizes.write("y", *wanted, alone=True)
+    assert value.name == "shape"
+    assert sizes.write("y", *wanted, alone=True) is value, "once is enough"
+    assert sizes.evaluated(value) == list(wanted)
+    assert [n.op_type for n in sizes.model.graph].count("Concat") == 1
+    order = [n.outputs[0].name for n in sizes.model.graph]
+    made = value.producer().inputs[1].producer()
+    assert made is None or order.index(made.outputs[0].name) < order.index("shape")
 
 
 @pytest.mark.parametrize(
