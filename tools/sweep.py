@@ -48,12 +48,10 @@ def examine(path: Path, settings: dict[str, Any]) -> Record:
         record = describe(result)
         if record["outcome"] == "pruned":
             record |= try_file(path, result.model)
-    except CertificateError as error:
-        return {"outcome": "failed", "reason": str(error)}
-    except NothingGainedError as error:
-        return {"outcome": "nothing", "reason": str(error)}
     except GraphpruneError as error:
-        return {"outcome": "refused", "reason": str(error)}
+        kinds = {CertificateError: "failed", NothingGainedError: "nothing"}
+        reason = str(error).replace(str(path), path.name)
+        return {"outcome": kinds.get(type(error), "refused"), "reason": reason}
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
