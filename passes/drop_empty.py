@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.onnx.shapes import default_bindings, infer_shapes
+from graphprune.onnx.shapes import default_bindings, shape_pair
 from graphprune.onnx.trace import captured
 from graphprune.passes.constant_flow import ConstantFlow, EmptyError
 from graphprune.passes.fold_initializers import FoldInitializersPass
@@ -63,11 +63,12 @@ class DropEmptyPass(ir.passes.InPlacePass):
         names = emptied(self.plan)
         if not names:
             return ir.passes.PassResult(model, modified=False)
-        bindings = self.bindings
-        if bindings is None:
+        if self.bindings is None:
             first, second = default_bindings(self.original, {})
-            bindings = [{**first, **self.plan.binding}, second]
-        shapes = [infer_shapes(self.original, binding) for binding in bindings]
+            first = {n: self.plan.binding.get(n, size) for n, size in first.items()}
+        else:
+            first, second = dict(self.bindings[0]), dict(self.bindings[-1])
+        shapes = shape_pair(self.original, first, second)
         drop = _Drop(model, names, StandIns(model, self.plan, shapes))
         drop.run()
         drop.check_outputs({v.name for v in _dependent(self.original.graph)})

@@ -328,5 +328,6 @@ def drop_unread(model: ir.Model, read_before: set[ir.Value]) -> None:
     for graph in graphs:
         outputs = set(graph.outputs)
         for name, value in list(graph.initializers.items()):
-            if value in read_before and not value.uses() and value not in outputs:
+            shown = value in outputs or value.is_graph_input()
+            if value in read_before and not value.uses() and not shown:
                 del graph.initializers[name]
