@@ -98,16 +98,30 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, split: Split, schedule: Schedule
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    split: Split,
+    schedule: Schedule,
+    checkpoint: Path,
 ) -> None:
-    """Minimise the smoothed cross entropy of `model` on `split`, in place."""
+    """Minimise the smoothed cross entropy of `model` on `split`, in place.
+
+    An interrupted run goes on from `checkpoint`, with the same result.
+    """
     generator = torch.Generator().manual_seed(schedule.seed)
     images, labels = to_input(split.images), torch.from_numpy(split.labels.astype(np.int64))
     per_epoch = len(images) // schedule.batch
     total = int(schedule.epochs * per_epoch)
     model.train()
     started = time.perf_counter()
-    for step in range(total):
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        first, order = state["step"], state["order"]
+    for step in range(first, total):
         if step % per_epoch == 0:
             order = torch.randperm(len(images), generator=generator)
         warm = min(1.0, (step + 1) / schedule.warmup)
@@ -123,6 +137,15 @@ def train(
         if step % 100 == 99:
             spent = time.perf_counter() - started
             print(f"step {step + 1}/{total} loss {loss.item():.4f} {spent:.0f} s", flush=True)
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "generator": generator.get_state(),
+                "step": step + 1,
+                "order": order,
+            }
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
 
 
 def command(
@@ -144,7 +167,13 @@ def command(
         model = model.to(memory_format=torch.channels_last)
         whole = read_split(options.data, "train")
         fitted = Split(whole.images[:-HELD_OUT], whole.labels[:-HELD_OUT])
-        train(model, make_optimizer(model), fitted, schedule)
+        train(
+            model,
+            make_optimizer(model),
+            fitted,
+            schedule,
+            options.out.with_suffix(".checkpoint"),
+        )
         model = model.to(memory_format=torch.contiguous_format)
         torch.save(model.state_dict(), options.out.with_suffix(".pt"))
     else:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models_zoo.recipes import fashion
 
-SCHEDULE = fashion.Schedule(epochs=6, batch=128, lr=2e-3, weight_decay=0.05, warmup=300)
+SCHEDULE = fashion.Schedule(epochs=4, batch=128, lr=2e-3, weight_decay=0.05, warmup=200)
 
 
 class Attention(nn.Module):
