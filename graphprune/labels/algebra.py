@@ -105,7 +105,7 @@ class Algebra:
                 assert tied is not None
                 current = tied
             if current.removal in axes:
-                self.balance(current)
+                self.balance(current, rows_stay=bool(set(current.index) - set(axes)))
                 continue
             for axis in current.index:
                 if axis in axes:

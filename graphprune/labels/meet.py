@@ -61,6 +61,11 @@ def meet(
     current = [list(_unbroadcast(alg, o, shape)) for o in operands]
     if blocks:
         _collapse(alg, operands, current, contracted)
+    else:
+        for i, factors in enumerate(current):
+            for f in factors:
+                if f.index and _needs_outer(f, i, operands, current, contracted):
+                    alg.balance(f, rows_stay=True)
     _create(alg, operands, current, shape, create)
 
     merged = False

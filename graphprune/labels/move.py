@@ -174,9 +174,11 @@ def slice_(alg: Algebra, t: Labels, axis: int, start: int, stop: int, step: int)
                 inside = (index >= first) & (index <= picked.max())
                 leader = np.where(inside, index // stride * stride, index)
                 alg.space.equate(factor.labels, factor.labels[..., leader])
-            if factor.index and first:
-                # One start serves all rows: as many must leave before it in each of them.
-                alg.balances.append(factor.labels[..., :first])
+            if factor.index:
+                # One start serves all rows: as many must leave before it, and behind it, in each of
+                # them. The whole row beside it makes no difference, unless it leaves as a whole.
+                for piece in (factor.labels[..., :first], factor.labels[..., picked]):
+                    alg.balances.append(np.concatenate([piece, factor.labels], axis=-1))
         labels = np.take(factor.labels, picked, axis=position)
         factors.append(Factor(factor.axes, np.ascontiguousarray(labels)))
     shape = tuple(picked.size if a == axis else n for a, n in enumerate(t.shape))

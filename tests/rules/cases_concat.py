@@ -122,6 +122,17 @@ def glu(rng: Rng, opset: int) -> Example:
     return net.example(net.dense(y, c, 4), units=c)
 
 
+@case(11, 13)
+def default_pieces(rng: Rng, opset: int) -> Example:
+    """No sizes given: equal pieces, which lose different numbers of channels."""
+    net = Net(rng, opset)
+    n, count, c = 3, net.size(2, 3), net.size(3, 4)
+    h = net.dense(net.input([net.batch, n]), n, count * c)
+    parts = net.ops("Split", h, count=count, axis=net.pick(1, -1))
+    y = net.op("Concat", *[net.op("Tanh", p) for p in reversed(parts)], axis=1)
+    return net.example(net.dense(y, count * c, 4), units=[c] * count)
+
+
 @case()
 def uneven_pieces(rng: Rng) -> Example:
     """num_outputs that does not divide the axis: the last piece is smaller."""

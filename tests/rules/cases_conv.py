@@ -147,6 +147,17 @@ def transposed(rng: Rng, spatial: int, groups: int) -> Example:
 
 
 @case()
+def transposed_output_shape(rng: Rng) -> Example:
+    """The size of the result is given."""
+    net = Net(rng)
+    c, d = net.size(4, 6), net.size(4, 6)
+    h = net.conv(net.input([net.batch, 3, 3, 3]), 3, c)
+    w = net.weight(c, d, 3, 3, fan_in=3 * c)
+    h = net.op("ConvTranspose", h, w, strides=[2, 2], output_shape=[6, 6])
+    return net.example(net.conv(net.op("Relu", h), d, 4), units=(c, d))
+
+
+@case()
 def transposed_depthwise(rng: Rng) -> Example:
     net = Net(rng)
     c = net.size(4, 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from audit_net import MS, Example, Net, Rng, around, case
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 _POSITIVE = {"Log", "Sqrt", "Reciprocal", "Acosh"}
 _BOUNDED = {"Acos", "Asin", "Atanh"}
@@ -75,6 +75,8 @@ def operand(net: Net, h: str, c: int, axis: int, rank: int, kind: str) -> str:
     """A second operand of `h`: another branch, a gate, or a weight of some shape."""
     if kind == "branch":  # the same channels behind another path
         return net.op("Tanh", net.op("Mul", h, net.const(0.7)))
+    if kind == "self":
+        return h
     if kind == "gate":  # one value for each position
         return net.op("ReduceSum", net.op("Sigmoid", h), net.ints(axis), keepdims=1)
     if kind == "scalar":
@@ -88,10 +90,10 @@ def operand(net: Net, h: str, c: int, axis: int, rank: int, kind: str) -> str:
     raise ValueError(kind)
 
 
-_KINDS = ("branch", "gate", "scalar", "channels", "wide")
+_KINDS = ("branch", "self", "gate", "scalar", "channels", "wide")
 
 
-@case(*[(op, kind) for op in ("Add", "Sub", "Mul") for kind in _KINDS])
+@case(*[(op, kind) for op in ("Add", "Sub", "Mul") for kind in _KINDS if (op, kind) != ("Sub", "self")])
 def arithmetic(rng: Rng, op: str, kind: str) -> Example:
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
         pair = [h, operand(net, h, c, axis, rank, kind)]
@@ -230,6 +232,34 @@ def constant_nodes(rng: Rng) -> Example:
         return net.op("Add", h, net.op("Constant", value=value))
 
     return around(rng, make)
+
+
+@case("float16", "float64")
+def other_floats(rng: Rng, dtype: str) -> Example:
+    """Weights of half and of double precision."""
+    net = Net(rng)
+    n, c = 3, net.size(5, 8)
+    kind = {"float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE}[dtype]
+    h = net.op("Cast", net.input([net.batch, n]), to=kind)
+    for inputs, outputs in ((n, c), (c, 4)):
+        w = net.const(net.constants.pop(net.weight(inputs, outputs)), dtype)
+        b = net.const(net.constants.pop(net.vector(outputs)), dtype)
+        h = net.op("Add", net.op("MatMul", h, w), b)
+        h = net.op("Tanh", h) if outputs == c else net.op("Cast", h, to=TensorProto.FLOAT)
+    return net.example(h, units=c, tolerance=5e-3)
+
+
+@case()
+def initializer_that_is_an_input(rng: Rng) -> Example:
+    """A caller may replace it: what it meets stays."""
+
+    def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
+        shape = [c, *[1] * (rank - 1 - axis)]
+        name = net.vector(*shape)
+        net.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return net.op("Add", h, name)
+
+    return around(rng, make, units=(), reason="it meets something of fixed size")
 
 
 @case()

@@ -31,6 +31,25 @@ def batch_norm_flat(rng: Rng) -> Example:
 
 
 @case()
+def batch_norm_training(rng: Rng) -> Example:
+    """In training mode the running statistics are outputs too: of the model here, so they stay."""
+    net = Net(rng, 15)
+    net.batch = 2
+    c, d = net.size(5, 8), net.size(5, 8)
+    h = net.op("Relu", net.conv(net.input([2, 3, 4, 4]), 3, d))
+    h = net.conv(h, d, c)
+    extra = [net.vector(c), net.vector(c, low=0.5, high=1.5)]
+    y, mean, variance = net.ops(
+        "BatchNormalization", h, *affine(net, c), *extra, count=3, training_mode=1
+    )
+    used = bool(rng.random() < 0.5)
+    z = net.conv(y, c, 4)
+    if used:
+        return net.example(z, mean, variance, units=d, reason="it is the model's output")
+    return net.example(z, units=(c, d))
+
+
+@case()
 def instance_norm(rng: Rng) -> Example:
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
         return net.op("InstanceNormalization", h, *affine(net, c), epsilon=1e-3)

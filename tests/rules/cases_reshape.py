@@ -106,6 +106,16 @@ def squeeze(rng: Rng, opset: int) -> Example:
     return net.example(net.dense(y, c, 4), units=c)
 
 
+@case(11, 13)
+def squeeze_without_axes(rng: Rng, opset: int) -> Example:
+    """All axes of one element go: a width that is pruned to one must not."""
+    net = Net(rng, opset)
+    c = net.size(2, 3)
+    h = net.op("Relu", net.conv(net.input([2, 3, 3, 3]), 3, c))
+    y = net.op("Squeeze", net.op("GlobalAveragePool", h))
+    return net.example(net.dense(y, c, 4), units=c)
+
+
 @case()
 def single_channel_squeezed(rng: Rng) -> Example:
     """A width of one is no width: nothing of it can leave, the rest can."""
@@ -186,6 +196,20 @@ def zero_dims(rng: Rng) -> Example:
     h = net.op("Relu", net.conv(net.input([1, 3, 2, 2]), 3, c))
     y = net.op("Reshape", h, net.ints(1, c * 4), allowzero=1)
     return net.example(net.dense(y, c * 4, 4), units=c)
+
+
+@case()
+def shared_sizes(rng: Rng) -> Example:
+    """Two Reshapes share one constant; the tensor of one of them is cut, of the other not."""
+    net = Net(rng)
+    n, h, d = 3, 2, net.size(3, 4)
+    c = h * d
+    x = net.input([2, 5, c])
+    sizes = net.ints(0, 0, h, d)
+    a = net.op("Reshape", net.dense(x, c, c), sizes)
+    b = net.op("ReduceSum", net.op("Reshape", x, sizes), net.ints(2), keepdims=0)
+    y = net.dense(net.reshape(net.op("Tanh", a), 0, 0, c), c, d)
+    return net.example(net.op("Add", y, b), units=c)
 
 
 @case()

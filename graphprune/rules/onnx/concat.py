@@ -33,7 +33,8 @@ def resize_split(r: Resize) -> None:
         r.set_attr("split", new)
         return
     chunk = -(-sum(new) // len(new))
-    default = [min(chunk, sum(new) - k * chunk) for k in range(len(new))]
+    uneven = r.opset >= 18  # before, pieces without sizes are equal
+    default = [min(chunk, sum(new) - k * chunk) if uneven else new[0] for k in range(len(new))]
     if new == default:
         return
     if r.opset < 13:

@@ -151,8 +151,9 @@ def space_to_depth(ctx: OpContext) -> None:
     x = ctx.moved(0)
     r = int(ctx.attr("blocksize"))
     t = ctx.alg.tie_across(x, [2, 3], "positions become channels")
-    t = ctx.alg.tile(Labels(x.shape, t.factors), (1, r * r, 1, 1))
-    ctx.set(Labels(ctx.out_shape(), t.factors))
+    tiles = (1, r * r, 1, 1)
+    factors = [Factor(f.axes, np.tile(f.labels, [tiles[a] for a in f.axes])) for f in t.factors]
+    ctx.set(Labels(ctx.out_shape(), tuple(factors)))
 
 
 @op_rule("", "Shape", "Size", "Constant", "Range", "RandomNormal", "RandomUniform")

@@ -49,6 +49,10 @@ def batch_norm(ctx: OpContext) -> None:
         for i in range(1, 5):
             labels = channel_operand(ctx, labels, i, axis=1)
     ctx.set(labels.factors)
+    vectors = [f.renamed({1: 0}) for f in labels.factors if f.axes == (1,)]
+    for k in range(1, len(ctx.node.outputs)):  # running statistics, in training mode
+        if len(ctx.dims(ctx.node.outputs[k]) or ()) == 1:
+            ctx.set(vectors, k)
 
 
 @op_rule("", "InstanceNormalization")

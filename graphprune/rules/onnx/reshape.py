@@ -25,8 +25,20 @@ def resize_reshape(r: Resize) -> None:
     r.set_operand(1, np.where(entries > 0, np.array(new, np.int64), entries))
 
 
+def resize_squeeze(r: Resize) -> None:
+    """Without axes every axis of one element goes; one that only now has one element must stay."""
+    if r.has(1) or r.attr("axes") is not None or r.old(0) == r.new(0):
+        return
+    axes = [a for a, n in enumerate(r.old(0)) if n == 1]
+    if r.opset < 13:
+        r.set_attr("axes", axes)
+    else:
+        r.set_operand(1, np.array(axes, np.int64))
+
+
 @op_rule("", "Reshape", resize=resize_reshape)
-@op_rule("", "Flatten", "Squeeze", "Unsqueeze")
+@op_rule("", "Squeeze", resize=resize_squeeze)
+@op_rule("", "Flatten", "Unsqueeze")
 def reshape(ctx: OpContext) -> None:
     ctx.set(ctx.alg.reshape(ctx.moved(0), ctx.out_shape()))
 
