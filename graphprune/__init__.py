@@ -48,4 +48,8 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"graphprune.{_WHERE[name]}"), name)
+    if name == "passes":
+        from importlib import import_module
+
+        return import_module("graphprune.passes")
     raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
