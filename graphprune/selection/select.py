@@ -80,8 +80,7 @@ def select(
     used = [*free, *(by_name[n] for n in own)]
     scored = scores(used, weight, criterion, seed)
     fixed: Counts = {
-        n: counts_for(by_name[n], r, grid) if r > 0 else none_of(by_name[n])
-        for n, r in own.items()
+        n: counts_for(by_name[n], r, grid) if r > 0 else none_of(by_name[n]) for n, r in own.items()
     }
 
     def ratios(ratio: float) -> dict[str, float]:
