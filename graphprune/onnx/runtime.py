@@ -73,9 +73,10 @@ class Session:
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize and not lean else level.ORT_DISABLE_ALL
         )
+        if lean or not optimize:  # every value goes out: an arena would keep the room of them all
+            options.enable_cpu_mem_arena = False
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
-            options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
             # The default order first computes all that depends on weights alone.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
