@@ -20,7 +20,7 @@ embedding table that is the head too, transposed): the file would hold it twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,12 @@ class FoldInitializersPass(ir.passes.InPlacePass):
 
     Args:
         max_growth: A result over 1 MB may be at most this many times larger than its inputs.
+        leave: Names of values whose nodes stay: those of a graph that this one is compared with.
     """
 
-    def __init__(self, max_growth: float = 4.0) -> None:
+    def __init__(self, max_growth: float = 4.0, leave: Collection[str] = ()) -> None:
         self.max_growth = max_growth
+        self.leave = leave
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold in the top graph and all nested ones."""
@@ -62,7 +64,11 @@ class FoldInitializersPass(ir.passes.InPlacePass):
             for value in graph.initializers.values():
                 if value.const_value is not None:
                     sweep.tensor(value, value.const_value)
-        nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+        nodes = [
+            node
+            for node in ir.traversal.RecursiveGraphIterator(model.graph)
+            if not any(output.name in self.leave for output in node.outputs)
+        ]
         candidates = _candidates(nodes)
         done: dict[Key, list[ir.Value]] = {}
         modified = False

@@ -112,7 +112,7 @@ def test_metadata_may_be_added() -> None:
 def test_a_consumer_that_reads_a_constant_is_found() -> None:
     case = conv_chain()
     found = failures(case, rewire("s1", 0, "b2"))
-    assert found[0] == "Conv 'c2': input 0 reads the constant 's1' instead of 's1'"
+    assert found[0] == "Sigmoid 's1': input 0 reads the constant 'b2' instead of 'r1'"
 
 
 def test_a_bias_that_is_left_out_is_found() -> None:

@@ -246,3 +246,23 @@ def test_tensors_are_shared_with_the_original() -> None:
     source = model("y = MatMul (x, w)", {"w": W})
     copy = canonicalise(source)
     assert copy.graph.initializers["w"].const_value is source.graph.initializers["w"].const_value
+
+
+def test_nodes_may_be_left_by_the_name_of_their_result() -> None:
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            """
+            <ir_version: 10, opset_import: ["": 18]>
+            g (float[N, 4] x) => (float[N, 4] y)
+            <float[4, 4] w = {1,2,3,4, 5,6,7,8, 9,10,11,12, 13,14,15,16}> {
+              t = Transpose <perm = [1, 0]> (w)
+              n = Neg (t)
+              y = MatMul (x, n)
+            }
+            """
+        )
+    )
+    FoldInitializersPass(leave={"n"})(model)
+    assert [node.op_type for node in model.graph] == ["Neg", "MatMul"]
+    FoldInitializersPass()(model)
+    assert [node.op_type for node in model.graph] == ["MatMul"]
