@@ -16,6 +16,12 @@ import graphprune
 from graphprune.errors import GraphpruneError
 from tools._common import Results, environment, table, write_page
 
+#: Efficiency to reach at `--channels 0.5` on one thread.
+GOALS = {
+    **{"resnet50": 0.97, "vgg16_bn": 0.97, "vit_b_16": 0.95, "bert": 0.95},
+    **{"densenet121": 0.90, "mobilenet_v2": 0.90, "swin_t": 0.85, "efficientnet_b0": 0.85},
+}
+
 INTRODUCTION = """
 `speed-up` is original / pruned latency, the median over pairs of interleaved blocks, with its interval;
 `efficiency` is speed-up over the ratio of MACs. Whole heads, residual widths included, default alignment.
@@ -66,18 +72,22 @@ def main(argv: list[str] | None = None) -> int:
                 results.add(key, measure(path, ratio, given.threads))
             print(results.records[key], flush=True)
     rows = []
+    slower = [r for r in results.records.values() if r.get("speedup", 1.0) < 1.0]
     for row in results.records.values():
         if "speedup" not in row:
-            rows.append([row["model"], row["ratio"], "", "", "", "", row["outcome"]])
+            rows.append([row["model"], row["ratio"], "", "", "", "", "", row["outcome"]])
             continue
         spread = f"{row['speedup']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         times = f"{row['before_ms']:.2f} to {row['after_ms']:.2f}"
         efficiency = f"{row['efficiency']:.3f}"
         macs = f"{row['macs']:.2f}x"
-        rows.append([row["model"], row["ratio"], macs, times, spread, efficiency, row["outcome"]])
-    head = ["model", "keep", "MACs", "ms", "speed-up", "efficiency", "verdict"]
+        goal = GOALS.get(row["model"], "") if row["ratio"] == 0.5 else ""
+        figures = [macs, times, spread, efficiency, goal]
+        rows.append([row["model"], row["ratio"], *figures, row["outcome"]])
+    head = ["model", "keep", "MACs", "ms", "speed-up", "efficiency", "goal", "verdict"]
     if given.out:
-        text = table(head, rows)
+        text = table(head, rows, range(2, 7))
+        text += f"\n{len(results.records)} compiles, {len(slower)} of them below 1.0x.\n"
         write_page(
             given.out,
             "Speed-up and efficiency",
