@@ -93,7 +93,14 @@ def operand(net: Net, h: str, c: int, axis: int, rank: int, kind: str) -> str:
 _KINDS = ("branch", "self", "gate", "scalar", "channels", "wide")
 
 
-@case(*[(op, kind) for op in ("Add", "Sub", "Mul") for kind in _KINDS if (op, kind) != ("Sub", "self")])
+@case(
+    *[
+        (op, kind)
+        for op in ("Add", "Sub", "Mul")
+        for kind in _KINDS
+        if (op, kind) != ("Sub", "self")
+    ]
+)
 def arithmetic(rng: Rng, op: str, kind: str) -> Example:
     def make(net: Net, h: str, c: int, axis: int, rank: int) -> str:
         pair = [h, operand(net, h, c, axis, rank, kind)]

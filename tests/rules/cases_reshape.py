@@ -202,7 +202,7 @@ def zero_dims(rng: Rng) -> Example:
 def shared_sizes(rng: Rng) -> Example:
     """Two Reshapes share one constant; the tensor of one of them is cut, of the other not."""
     net = Net(rng)
-    n, h, d = 3, 2, net.size(3, 4)
+    h, d = 2, net.size(3, 4)
     c = h * d
     x = net.input([2, 5, c])
     sizes = net.ints(0, 0, h, d)
