@@ -1,12 +1,13 @@
 """Compile every ONNX file of some folders and say what came out.
 
     python -m tools.sweep --models FOLDER [FOLDER ...] [--names GLOB ...] --channels 0.5 --align 1
-        [--residual] [--jobs N] [--out docs/results/coverage.md] [--json FILE]
+        [--residual] [--set OPTION=VALUE ...] [--jobs N] [--out docs/results/coverage.md] [--json FILE]
 
 Each model is compiled, certified and run at two sizes in a process of its own, with limits of time
 and memory, so nothing that happens there ends the sweep. With `--json` an interrupted sweep goes on
 where it stopped, and files that changed are done again; `--again OUTCOME` repeats what ended so
-(`--again all`: everything). The page holds all settings that the JSON file knows.
+(`--again all`: everything). The page holds all settings that the JSON file knows. `--set` gives any
+other field of `graphprune.Options`; `--set macs=0.5` takes the place of --channels.
 """
 
 from __future__ import annotations
@@ -231,6 +232,7 @@ def main() -> int:
     parser.add_argument("--channels", type=float, default=0.5)
     parser.add_argument("--align", default="auto")
     parser.add_argument("--residual", action="store_true")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=900, help="seconds for one model")
     parser.add_argument("--memory-gb", type=float, default=8, help="for one model")
@@ -245,6 +247,10 @@ def main() -> int:
         return 0
     align = int(given.align) if given.align.isdigit() else given.align
     settings = {"channels": given.channels, "align": align, "residual": given.residual}
+    for name, value in (item.split("=") for item in given.set):
+        settings[name] = float(value) if value.replace(".", "", 1).isdigit() else value
+        if name in ("macs", "params"):
+            settings["channels"] = None
     results = sweep(given, settings)
     if given.out:
         parts = [INTRODUCTION, "\n".join(environment()), *page(results.records)]
