@@ -144,7 +144,7 @@ NOTHING = {
     "a softmax": (from_text("h = MatMul (x, w) y = Softmax (h)", {"w": drawn(8, 4)}), "Softmax"),
     "one channel": (
         from_text("h = MatMul (x, w) y = MatMul (h, v)", {"w": drawn(8, 1), "v": drawn(1, 4)}),
-        "",
+        "output 'y'",  # an axis of one channel carries nothing that could leave
     ),
     "an unknown op": (
         from_text(
