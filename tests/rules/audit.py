@@ -197,7 +197,7 @@ class Subject:
         with np.errstate(invalid="ignore"):
             error = np.where(same, 0.0, np.abs(a - b))
         finite = np.abs(a[np.isfinite(a)])
-        scale = max(float(finite.max(initial=0.0)), 1e-3)  # below is rounding
+        scale = max(float(finite.max(initial=0.0)), 1e-2)  # below is rounding
         worst = float(np.nan_to_num(error, nan=np.inf).max()) / scale
         tally.worst = max(tally.worst, worst)
         if worst > self.example.tolerance:
