@@ -116,6 +116,7 @@ class _Rewrite:
         for name, cuts in self.plan.tensors.items():
             if name not in values:
                 raise UsageError(f"the plan cuts '{name}', which this model does not have")
+            _check_sizes(name, cuts, self.shapes[0].dims.get(values[name]))
             self.cuts[values[name]] = cuts
         for use in self.plan.initializers:
             node_found = nodes.get((use.node, use.input, use.initializer))
@@ -124,6 +125,9 @@ class _Rewrite:
                     f"the plan cuts '{use.initializer}' where '{use.node}' reads it, which this "
                     "model does not do"
                 )
+            read = node_found.inputs[use.input]
+            assert read is not None
+            _check_sizes(use.initializer, use.cuts, self.shapes[0].dims.get(read))
             self.uses[node_found, use.input] = use.cuts
 
     def _pruned_dims(self, shapes: Shapes) -> dict[ir.Value, tuple[int, ...]]:
@@ -252,6 +256,19 @@ class _Rewrite:
             for cut in cuts:
                 entries[cut.axis] = None if cut.dynamic else cut.count
             value.shape = ir.Shape(entries)
+
+
+def _check_sizes(name: str, cuts: Sequence[Cut], dims: tuple[int, ...] | None) -> None:
+    """A plan from outside may be of another model, or damaged."""
+    if dims is None:
+        return
+    for cut in cuts:
+        size = dims[cut.axis] if cut.axis < len(dims) else 0
+        if size != cut.size and not cut.dynamic:
+            raise UsageError(
+                f"the plan cuts axis {cut.axis} of '{name}', which has {size} elements here and not "
+                f"{cut.size}"
+            )
 
 
 def _agreed(edits: _Edits, node: ir.Node, i: int) -> bool:

@@ -386,6 +386,18 @@ def test_plans_that_name_what_is_not_there_are_refused(plan: Plan, word: str) ->
         PrunePass(plan)(bench.model)
 
 
+@pytest.mark.parametrize("axis", [1, 0, 5])
+def test_plans_of_another_size_are_refused(axis: int) -> None:
+    bench = Bench(NETWORKS["resnet"]())
+    cut = Cut(axis, 99, np.array([3, 98]))
+    for plan in (
+        Plan("", (), {"conv_0": (cut,)}, ()),
+        Plan("", (), {}, (InitializerCut("stem.weight", "conv_0", 1, (cut,)),)),
+    ):
+        with pytest.raises(UsageError, match="and not 99"):
+            PrunePass(plan)(bench.model)
+
+
 def test_bindings_are_found_where_none_are_given() -> None:
     bench = Bench(NETWORKS["encoder"]())
     counts = random_counts(bench.graph.groups, np.random.default_rng(0))
