@@ -177,6 +177,16 @@ def is_weight(value: ir.Value) -> bool:
     return value.is_initializer() and not value.is_graph_input()
 
 
+def from_weights(value: ir.Value | None, depth: int = 8) -> bool:
+    """A weight, or computed from weights alone (an embedding table, transposed for the head)."""
+    if value is None or is_weight(value):
+        return value is not None
+    node = value.producer()
+    if node is None or depth == 0 or not node.inputs:
+        return False
+    return all(v is None or from_weights(v, depth - 1) for v in node.inputs)
+
+
 def node_name(node: ir.Node) -> str:
     """Name of a node; where it has none, of its first output."""
     return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type

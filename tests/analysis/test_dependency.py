@@ -59,6 +59,18 @@ def test_heads_leave_whole_or_lose_dims() -> None:
     assert all(len(g.cells) == 4 for g in dims), "each head may keep other dims, equally many"
 
 
+def test_a_table_that_is_the_head_too_makes_no_heads() -> None:
+    """Both sides of the last product are computed, one of them from a weight alone."""
+    body = (
+        "e = Gather (t, i) h = MatMul (e, w) r = Relu (h) g = MatMul (r, v) "
+        "k = Transpose <perm = [1, 0]> (t) y = MatMul (g, k)"
+    )
+    weights = {"t": drawn(50, 32), "w": drawn(32, 48), "v": drawn(48, 32)}
+    inputs, outputs = "int64[N, T] i", "float[N, T, 50] y"
+    graph = Bench(from_text(body, weights, inputs=inputs, outputs=outputs)).graph
+    assert [(g.kind, g.size) for g in graph.groups] == [("neuron", 32), ("neuron", 48)]
+
+
 def test_queries_leave_with_the_key_value_head_they_share() -> None:
     """Four query heads, two key-value heads: two units. All heads share the tables of angles, so
     rotary pairs of dims leave together and the same from every head."""

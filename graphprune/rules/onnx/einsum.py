@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphprune.labels import Labels
-from graphprune.rules.context import OpContext
+from graphprune.rules.context import OpContext, from_weights
 from graphprune.rules.onnx._macs import einsum_macs, einsum_terms
 from graphprune.rules.onnx.matmul import hint_heads, place, taken
 from graphprune.rules.registry import op_rule
@@ -72,7 +72,7 @@ def einsum(ctx: OpContext) -> None:
     for i, operand in enumerate(operands):
         if operand.weight:
             ctx.adopt(i, taken(met.operands[i], places[i]))
-    if not any(o.weight for o in operands):
+    if not any(from_weights(value) for value in ctx.node.inputs):
         shared = (axis[x] for x in output if all(x in term for term in terms))
         hint_heads(ctx, met.factors, tuple(shared))
     factors = alg.reduce(met.factors, contracted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphprune.labels import Factor, Labels
-from graphprune.rules.context import OpContext
+from graphprune.rules.context import OpContext, from_weights
 from graphprune.rules.onnx._macs import gemm_macs, matmul_macs
 from graphprune.rules.registry import op_rule
 
@@ -58,7 +58,7 @@ def product(
     ):
         if operand.weight:
             ctx.adopt(i, taken(factors, axes))
-    if not left.weight and not right.weight:
+    if not any(from_weights(ctx.node.inputs[i]) for i in (a, b)):
         hint_heads(ctx, met.factors, lead)
     factors = ctx.alg.reduce(met.factors, [k])
     out = [*lead, *([m] if left.rank > 1 else []), *([n] if right.rank > 1 else [])]
