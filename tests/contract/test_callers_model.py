@@ -101,3 +101,18 @@ def test_after_an_error_too(settings: dict[str, object], tmp_path: Path) -> None
             graphprune.compile(source, bench=False, **budget, **settings)
     assert state(model) == seen
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_shipped_model_is_read_only() -> None:
+    from graphprune import zoo
+
+    for name in zoo.names():
+        path = Path(zoo.get(name).path)
+        before = path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir())
+        model = ir.load(path)
+        seen = state(model)
+        settings = {"channels": 0.5, "bench": False, "verify": False}
+        plans = [graphprune.compile(s, **settings).plan for s in (f"zoo:{name}", model)]
+        assert [len(p.groups) > 0 for p in plans] == [True, True]
+        assert (path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir())) == before
+        assert state(model) == seen

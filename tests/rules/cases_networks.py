@@ -198,7 +198,10 @@ def attention(net: Net, x: str, c: int, t: int) -> str:
         k, v = (
             net.reshape(
                 net.op("Expand", net.op("Unsqueeze", y, net.ints(2)), net.ints(1, 1, repeat, 1, 1)),
-                0, h, t, d,
+                0,
+                h,
+                t,
+                d,
             )
             for y in (k, v)
         )
@@ -244,7 +247,8 @@ def transformer(rng: Rng) -> Example:
         h = net.op("Add", h, net.vector(1, t, c))
     before = rng.random() < 0.5
     parts: list[Callable[[str], str]] = [
-        lambda y: attention(net, y, c, t), lambda y: feed_forward(net, y, c)
+        lambda y: attention(net, y, c, t),
+        lambda y: feed_forward(net, y, c),
     ]
     for part in parts[: net.size(1, 2)]:
         if before:
