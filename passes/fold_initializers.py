@@ -94,8 +94,8 @@ class FoldInitializersPass(ir.passes.InPlacePass):
             return False
         tensors = [None if v is None else v.const_value for v in node.inputs]
         if node.op_type == "Constant" and "value" in node.attributes:
-            tensor = node.attributes["value"].value
-            _replace(node, [tensor], sweep)
+            tensor = node.attributes["value"].as_tensor()
+            _replace(node, [_renamed(tensor, node.outputs[0].name or "")], sweep)
             return True
         if node.op_type == "Identity" and node.inputs[0] is not None:
             ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
@@ -246,6 +246,14 @@ def _run(node: ir.Node, arrays: Sequence[Array | None]) -> Sequence[Array]:
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:
     dtype = int(ir.DataType.from_numpy(array.dtype))
     return onnx.helper.make_tensor_value_info(name, dtype, array.shape)
+
+
+def _renamed(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """The same contents under another name: the tensor itself may be the caller's."""
+    if tensor.dtype == ir.DataType.STRING:
+        return tensor
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.LazyTensor(lambda: tensor, tensor.dtype, shape, name=name)
 
 
 def _replace(

@@ -266,3 +266,14 @@ def test_nodes_may_be_left_by_the_name_of_their_result() -> None:
     assert [node.op_type for node in model.graph] == ["Neg", "MatMul"]
     FoldInitializersPass()(model)
     assert [node.op_type for node in model.graph] == ["MatMul"]
+
+
+def test_the_tensor_of_a_constant_node_keeps_its_name() -> None:
+    """It may be the caller's: the model that was folded is a copy that shares its tensors."""
+    source = model("w = Constant <value = float[8] {1, 2, 3, 4, 5, 6, 7, 8}> () y = Mul (x, w)", {})
+    tensor = source.graph[0].attributes["value"].as_tensor()
+    before = tensor.name
+    folded = canonicalise(source)
+    ir.to_proto(folded)
+    assert folded.graph.initializers["w"].const_value.name == "w"
+    assert tensor.name == before != "w"
