@@ -26,6 +26,7 @@ LAYERS = (
     "compose",
     "labels",
     "rules",
+    "rules.shared",
     "rules.onnx",
     "analysis",
     "selection",

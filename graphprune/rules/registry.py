@@ -88,7 +88,7 @@ def op_rule(
 ) -> Callable[[LabelRule], LabelRule]:
     """Register the decorated label rule for `ops` of `domain`.
 
-    >>> from graphprune.rules.onnx.elementwise import pointwise
+    >>> from graphprune.rules.shared.elementwise import pointwise
     >>> @op_rule("my.domain", "Swish")
     ... def swish(ctx):
     ...     pointwise(ctx)

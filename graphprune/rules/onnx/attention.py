@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from graphprune.rules.context import OpContext
-from graphprune.rules.onnx._attention import (
+from graphprune.rules.onnx._macs import attention_macs
+from graphprune.rules.registry import op_rule
+from graphprune.rules.resize import Resize
+from graphprune.rules.shared.attention import (
     attend,
     heads_left,
     kept_of,
@@ -11,9 +14,6 @@ from graphprune.rules.onnx._attention import (
     rotate,
     split_heads,
 )
-from graphprune.rules.onnx._macs import attention_macs
-from graphprune.rules.registry import op_rule
-from graphprune.rules.resize import Resize
 
 
 def resize_attention(r: Resize) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext
-from graphprune.rules.onnx._attention import whole_blocks
-from graphprune.rules.onnx.conv import channel_operand
-from graphprune.rules.onnx.elementwise import broadcast_meet
 from graphprune.rules.registry import op_rule, registry
 from graphprune.rules.resize import Resize
+from graphprune.rules.shared.attention import whole_blocks
+from graphprune.rules.shared.conv import channel_operand
+from graphprune.rules.shared.elementwise import broadcast_meet
 
 _MS = "com.microsoft"
 _GROUP = "the statistics of a group run over it"
@@ -54,7 +54,7 @@ def _with_skip(ctx: OpContext, x: Labels) -> Labels:
         skip = ctx.alg.reshape(skip, (skip.shape[0], *[1] * (x.rank - 2), skip.shape[1]))
     met = ctx.alg.meet([x, skip], create=[])
     if met.merged:
-        ctx.found.residuals.append(ctx.node)
+        ctx.residual()
     x = Labels(x.shape, met.factors)
     return channel_operand(ctx, x, 4, axis=x.rank - 1) if ctx.has(4) else x
 
@@ -64,7 +64,7 @@ def bias_add(ctx: OpContext) -> None:
     """x + bias + skip."""
     met = broadcast_meet(ctx, (0, 1, 2))
     if met.merged:
-        ctx.found.residuals.append(ctx.node)
+        ctx.residual()
     ctx.set(met.factors)
 
 

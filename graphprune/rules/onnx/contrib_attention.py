@@ -9,7 +9,15 @@ import numpy as np
 
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext
-from graphprune.rules.onnx._attention import (
+from graphprune.rules.onnx._macs import (
+    fused_attention_macs,
+    grouped_query_attention_macs,
+    multi_head_attention_macs,
+)
+from graphprune.rules.onnx.attention import resize_rotary, rotary
+from graphprune.rules.registry import op_rule, registry
+from graphprune.rules.resize import Resize
+from graphprune.rules.shared.attention import (
     attend,
     heads_left,
     in_runs,
@@ -20,16 +28,8 @@ from graphprune.rules.onnx._attention import (
     split_heads,
     whole_heads,
 )
-from graphprune.rules.onnx._macs import (
-    fused_attention_macs,
-    grouped_query_attention_macs,
-    multi_head_attention_macs,
-)
-from graphprune.rules.onnx.attention import resize_rotary, rotary
-from graphprune.rules.onnx.conv import channel_operand
-from graphprune.rules.onnx.matmul import product
-from graphprune.rules.registry import op_rule, registry
-from graphprune.rules.resize import Resize
+from graphprune.rules.shared.conv import channel_operand
+from graphprune.rules.shared.matmul import product
 
 _MS = "com.microsoft"
 _POSITIONS = "it counts positions"

@@ -19,7 +19,7 @@ def state_of(ctx: OpContext, value: ir.Value) -> Labels | None:
     known = ctx.found.states.get(value)
     if known is not None:
         return known
-    dims = ctx.dims(value)
+    dims = ctx.sizes(value)
     return None if dims is None else Labels(dims)
 
 
@@ -55,7 +55,7 @@ def branches(ctx: OpContext) -> None:
 
 def enter(ctx: OpContext, inner: ir.Value, labels: Labels) -> None:
     """`inner`, an input of a body, starts with `labels`."""
-    if ctx.dims(inner) == labels.shape:
+    if ctx.sizes(inner) == labels.shape:
         ctx.found.states[inner] = labels
     else:
         ctx.alg.pin(labels.factors, "its shape changes from step to step")

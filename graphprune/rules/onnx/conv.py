@@ -2,104 +2,17 @@
 
 from __future__ import annotations
 
-from graphprune.labels import Factor, Labels
+from graphprune.labels import Labels
 from graphprune.rules.context import OpContext
 from graphprune.rules.onnx._macs import conv_macs, conv_transpose_macs
-from graphprune.rules.onnx.matmul import place, taken
 from graphprune.rules.registry import op_rule
 from graphprune.rules.resize import Resize
-
-_WINDOW = "a convolution's window runs over it"
-_MIN_BLOCKS = 4
+from graphprune.rules.shared.conv import conv_like
 
 
-def whole_groups(groups: int, inner: int, grid: int) -> bool:
-    """Whether a grouped convolution gives up whole groups rather than channels inside them.
-
-    Runtimes pad the channels of a group to their vector width (`grid`), so groups of few channels
-    are pruned whole; with a handful of groups that would be too coarse.
-    """
-    return groups >= _MIN_BLOCKS and inner < 2 * grid
-
-
-def conv_like(ctx: OpContext, x: int, w: int, bias: int | None, *, transposed: bool) -> Labels:
-    """Labels of the result of a (transposed) convolution of input x with weights w."""
-    alg = ctx.alg
-    data, weight = ctx.labels(x), ctx.labels(w)
-    spatial = data.rank - 2
-    window = range(2, 2 + spatial)
-    groups = int(ctx.attr("group", 1))
-    if data.weight:
-        data = ctx.moved(x)
-    data = alg.tie_across(data, [*window], _WINDOW)
-    weight = alg.tie_across(weight, [*window], _WINDOW)
-    # Iteration space: group, output channel of a group, input channel of a group.
-    out_axis = 1 if transposed else 0
-    inputs = data.shape[1] // groups
-    outputs = weight.shape[out_axis] // (1 if transposed else groups)
-    split = (groups, weight.shape[0] // groups)
-    blocks = alg.blocks and whole_groups(groups, inputs, alg.grid)
-
-    flat = Labels(data.shape[:2], data.factors)
-    kernel = Labels(weight.shape[:2], weight.factors, weight.weight)
-    if groups == 1:
-        return _dense(ctx, flat, kernel, w, bias, (3, 2) if transposed else (2, 3))
-    x_view = alg.reshape(flat, (data.shape[0], groups, 1, inputs))
-    w_view = alg.reshape(kernel, (*split, weight.shape[1]))
-    if transposed:  # [g, i, o] -> [g, o, i]
-        w_view = alg.transpose(w_view, (0, 2, 1))
-    w_view = Labels((1, *w_view.shape), _shift(w_view.factors, 1), weight.weight)
-    tracked = any(f.axes == (1,) or (blocks and 1 in f.axes) for f in x_view.factors)
-    create = [] if tracked else [(1, 2)]
-    met = alg.meet([x_view, w_view], contracted=[3], create=create, blocks=blocks)
-    for factor in met.factors:
-        if 1 in factor.index:
-            # A group leaves with its inputs and its outputs, or it stays: here it stays.
-            alg.balance(factor, rows_stay=True)
-    if weight.weight:
-        factors = Labels(w_view.shape[1:], _shift(met.operands[1], -1))
-        if transposed:
-            factors = alg.transpose(factors, (0, 2, 1))
-        adopted = alg.reshape(factors, weight.shape[:2])
-        ctx.adopt(w, adopted.factors)
-    reduced = alg.reduce(met.factors, [3], blocks=blocks)
-    result = alg.reshape(
-        Labels((data.shape[0], groups, outputs, 1), reduced), (data.shape[0], groups * outputs)
-    )
-    return _biased(ctx, Labels(result.shape, result.factors), bias)
-
-
-def _dense(
-    ctx: OpContext, x: Labels, w: Labels, at: int, bias: int | None, axes: tuple[int, int]
-) -> Labels:
-    """One group: a meet over (image, -, output, input), summed over the inputs."""
-    met = ctx.alg.meet([place(x, (0, 3), 4), place(w, axes, 4)], contracted=[3], create=[(2,)])
-    if w.weight:
-        ctx.adopt(at, taken(met.operands[1], axes))
-    factors = ctx.alg.reduce(met.factors, [3])
-    shape = (x.shape[0], met.shape[2])
-    return _biased(ctx, ctx.alg.rename(Labels(met.shape, factors), {0: 0, 2: 1}, shape), bias)
-
-
-def _biased(ctx: OpContext, t: Labels, bias: int | None) -> Labels:
-    return channel_operand(ctx, t, bias, axis=1) if bias is not None and ctx.has(bias) else t
-
-
-def channel_operand(ctx: OpContext, t: Labels, i: int, axis: int) -> Labels:
-    """Input i, a vector, meets `t` along `axis` (a bias, a scale, a running mean)."""
-    vector = ctx.labels(i)
-    if vector.rank != 1 or vector.shape[0] == 1:
-        return t
-    factors = tuple(f.renamed({0: axis}) for f in vector.factors)
-    shape = tuple(vector.shape[0] if a == axis else 1 for a in range(t.rank))
-    met = ctx.alg.meet([t, Labels(shape, factors, vector.weight)])
-    if vector.weight:
-        ctx.adopt(i, [f.renamed({axis: 0}) for f in met.operands[1]])
-    return Labels(t.shape, met.factors)
-
-
-def _shift(factors: tuple[Factor, ...], by: int) -> tuple[Factor, ...]:
-    return tuple(f.renamed({a: a + by for a in f.axes}) for f in factors)
+def groups_of(ctx: OpContext) -> int:
+    """Attribute `group`."""
+    return int(ctx.attr("group", 1))
 
 
 def resize_conv(r: Resize) -> None:
@@ -115,23 +28,23 @@ def resize_conv(r: Resize) -> None:
 
 @op_rule("", "Conv", macs=conv_macs, resize=resize_conv)
 def conv(ctx: OpContext) -> None:
-    ctx.set(conv_like(ctx, 0, 1, 2, transposed=False).factors)
+    ctx.set(conv_like(ctx, 0, 1, 2, groups=groups_of(ctx), transposed=False).factors)
 
 
 @op_rule("", "ConvTranspose", macs=conv_transpose_macs, resize=resize_conv)
 def conv_transpose(ctx: OpContext) -> None:
-    ctx.set(conv_like(ctx, 0, 1, 2, transposed=True).factors)
+    ctx.set(conv_like(ctx, 0, 1, 2, groups=groups_of(ctx), transposed=True).factors)
 
 
 @op_rule("com.microsoft", "FusedConv", macs=conv_macs, resize=resize_conv)
 def fused_conv(ctx: OpContext) -> None:
     """Conv, then an optional sum with input 3, then an activation."""
-    labels = conv_like(ctx, 0, 1, 2, transposed=False)
+    labels = conv_like(ctx, 0, 1, 2, groups=groups_of(ctx), transposed=False)
     if ctx.has(3):
         other = ctx.labels(3)
         met = ctx.alg.meet([Labels(ctx.out_shape(), labels.factors), other])
         ctx.adopt(3, met.operands[1])
         if met.merged and not other.weight:
-            ctx.found.residuals.append(ctx.node)
+            ctx.residual()
         labels = Labels(labels.shape, met.factors)
     ctx.set(labels.factors)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from graphprune.labels import Labels
 from graphprune.rules.context import OpContext, from_weights
 from graphprune.rules.onnx._macs import einsum_macs, einsum_terms
-from graphprune.rules.onnx.matmul import hint_heads, place, taken
 from graphprune.rules.registry import op_rule
+from graphprune.rules.shared.matmul import hint_heads, place, taken
 
 _DIAGONAL = "a diagonal is taken of it"
 

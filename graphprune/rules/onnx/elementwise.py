@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from graphprune.labels import Factor, Labels, Met
 from graphprune.rules.context import OpContext
 from graphprune.rules.registry import op_rule
+from graphprune.rules.shared.elementwise import pointwise
 
 UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu"),
@@ -24,41 +22,10 @@ CONTRIB_UNARY = ("QuickGelu", "Gelu")
 RESIDUAL = {"Add", "Sum", "Sub", "Mean"}
 
 
-def aligned(t: Labels, rank: int) -> Labels:
-    """`t` with leading axes of size 1, as numpy broadcasts."""
-    lead = rank - t.rank
-    factors = tuple(f.renamed({a: a + lead for a in f.axes}) for f in t.factors)
-    return Labels((1,) * lead + t.shape, factors, t.weight)
-
-
-def broadcast_meet(ctx: OpContext, inputs: Sequence[int]) -> Met:
-    """Let the given inputs meet after broadcasting; weights among them adopt."""
-    operands = [ctx.labels(i) for i in inputs]
-    rank = max(t.rank for t in operands)
-    met = ctx.alg.meet([aligned(t, rank) for t in operands])
-    for i, operand, factors in zip(inputs, operands, met.operands, strict=True):
-        if operand.weight:
-            lead = rank - operand.rank
-            ctx.adopt(i, [f.renamed({a: a - lead for a in f.axes}) for f in factors])
-    return met
-
-
-def pointwise(ctx: OpContext, inputs: Sequence[int] | None = None) -> tuple[Factor, ...]:
-    """All (or the given) inputs meet after broadcasting; the first output takes the result."""
-    if inputs is None:
-        inputs = [i for i in range(len(ctx.node.inputs)) if ctx.has(i)]
-    met = broadcast_meet(ctx, inputs)
-    activations = [i for i in inputs if not ctx.labels(i).weight and ctx.labels(i).factors]
-    if met.merged and ctx.node.op_type in RESIDUAL and len(activations) > 1:
-        ctx.found.residuals.append(ctx.node)
-    ctx.set(met.factors)
-    return met.factors
-
-
 @op_rule("", *UNARY, *NARY)
 @op_rule("com.microsoft", *CONTRIB_UNARY)
 def elementwise(ctx: OpContext) -> None:
-    pointwise(ctx)
+    pointwise(ctx, sums=ctx.node.op_type in RESIDUAL)
 
 
 @op_rule("", "Mod")

@@ -15,10 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.rules.context import OpContext
-from graphprune.rules.onnx.elementwise import pointwise
 from graphprune.rules.onnx.reduce import reduced_axes
 from graphprune.rules.registry import op_rule
 from graphprune.rules.resize import Resize
+from graphprune.rules.shared.elementwise import pointwise
 
 _SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1")
 _VIEWS = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose")

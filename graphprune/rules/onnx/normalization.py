@@ -5,39 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphprune.labels import Factor, Labels
+from graphprune.labels import Labels
 from graphprune.rules.context import OpContext, positive
-from graphprune.rules.onnx.conv import channel_operand
 from graphprune.rules.registry import boundary_rule, op_rule
 from graphprune.rules.resize import Resize
-
-_POSITION = "statistics run over these positions"
-
-
-def over_statistics(ctx: OpContext, t: Labels, axes: Sequence[int]) -> Labels:
-    """`t` after statistics over `axes`: whole blocks leave exactly, single channels change them.
-
-    A block whose inner axis is normalised gives up that axis; a factor that is merely indexed by a
-    normalised axis is tied across it.
-    """
-    factors = []
-    for factor in t.factors:
-        current: Factor | None = factor
-        while (
-            current is not None
-            and ctx.alg.blocks
-            and current.removal in axes
-            and set(current.index) - set(axes)
-        ):
-            current = ctx.alg.tie(current, current.removal, _POSITION)
-        for axis in factor.index:
-            if current is not None and axis in axes and axis in current.index:
-                current = ctx.alg.tie(current, axis, _POSITION)
-        if current is not None:
-            factors.append(current)
-    result = Labels(t.shape, ctx.alg.distinct(factors))
-    ctx.statistic(axes, result)
-    return result
+from graphprune.rules.shared.conv import channel_operand
+from graphprune.rules.shared.normalization import over_statistics, trailing_operands
 
 
 @op_rule("", "BatchNormalization")
@@ -51,7 +24,7 @@ def batch_norm(ctx: OpContext) -> None:
     ctx.set(labels.factors)
     vectors = [f.renamed({1: 0}) for f in labels.factors if f.axes == (1,)]
     for k in range(1, len(ctx.node.outputs)):  # running statistics, in training mode
-        if len(ctx.dims(ctx.node.outputs[k]) or ()) == 1:
+        if len(ctx.sizes(ctx.node.outputs[k]) or ()) == 1:
             ctx.set(vectors, k)
 
 
@@ -83,27 +56,6 @@ def normalise_tail(ctx: OpContext, params: Sequence[int]) -> None:
     for i in range(1, len(ctx.node.outputs)):
         rest = [f for f in labels.factors if all(a < axis for a in f.axes)]
         ctx.set(rest, i)
-
-
-def trailing_operands(ctx: OpContext, t: Labels, inputs: Sequence[int]) -> Labels:
-    """Inputs that broadcast against `t` from the last axis (scales and biases)."""
-    for i in inputs:
-        if not ctx.has(i):
-            continue
-        operand = ctx.labels(i)
-        lead = t.rank - operand.rank
-        names = {a: a + lead for a in range(operand.rank)}
-        view = Labels(
-            (1,) * lead + operand.shape,
-            tuple(f.renamed(names) for f in operand.factors),
-            operand.weight,
-        )
-        met = ctx.alg.meet([t, view])
-        if operand.weight:
-            back = {a + lead: a for a in range(operand.rank)}
-            ctx.adopt(i, [f.renamed(back) for f in met.operands[1]])
-        t = Labels(t.shape, met.factors)
-    return t
 
 
 def resize_group_norm(r: Resize) -> None:
@@ -161,7 +113,7 @@ def _skip_norm(ctx: OpContext, params: Sequence[int], bias: int) -> None:
     if skip.weight:
         ctx.adopt(1, [f.renamed({a + lead: a for a in names}) for f in met.operands[1]])
     elif met.merged:
-        ctx.found.residuals.append(ctx.node)
+        ctx.residual()
     labels = trailing_operands(ctx, Labels(x.shape, met.factors), [bias])
     ctx.set(labels.factors, 3)
     labels = over_statistics(ctx, labels, [x.rank - 1])

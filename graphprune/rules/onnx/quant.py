@@ -15,11 +15,11 @@ import numpy as np
 from graphprune.labels import Factor, Labels
 from graphprune.rules.context import OpContext, positive
 from graphprune.rules.onnx._macs import conv_macs, gemm_macs, matmul_macs, matmul_n_bits_macs
-from graphprune.rules.onnx.conv import channel_operand, conv_like
-from graphprune.rules.onnx.elementwise import broadcast_meet, pointwise
-from graphprune.rules.onnx.matmul import product
 from graphprune.rules.registry import boundary_rule, op_rule
 from graphprune.rules.resize import Resize
+from graphprune.rules.shared.conv import channel_operand, conv_like
+from graphprune.rules.shared.elementwise import broadcast_meet, pointwise
+from graphprune.rules.shared.matmul import product
 
 _ZERO_POINTS = "a removed channel would not be zero: both sides have a zero point"
 _MS = "com.microsoft"
@@ -133,7 +133,7 @@ def qlinear_conv(ctx: OpContext) -> None:
         ctx.boundary("scales for each input channel")
         return
     contracted(ctx, 0, 1, (2, 5))
-    labels = conv_like(ctx, 0, 3, 8, transposed=False)
+    labels = conv_like(ctx, 0, 3, 8, groups=int(ctx.attr("group", 1)), transposed=False)
     for i in (4, 5):
         labels = channel_operand(ctx, labels, i, axis=1)
     ctx.set(labels.factors)
@@ -153,7 +153,7 @@ def conv_integer(ctx: OpContext) -> None:
         ctx.boundary("a zero point for each input channel")
         return
     contracted(ctx, 0, 1, (2, 3))
-    labels = conv_like(ctx, 0, 1, None, transposed=False)
+    labels = conv_like(ctx, 0, 1, None, groups=int(ctx.attr("group", 1)), transposed=False)
     if ctx.has(3):
         labels = channel_operand(ctx, labels, 3, axis=1)
     ctx.set(labels.factors)
@@ -268,7 +268,7 @@ def qlinear_binary(ctx: OpContext) -> None:
     """a, scale, point, b, scale, point, y scale, y point."""
     met = broadcast_meet(ctx, (0, 3))
     if met.merged and all(ctx.labels(i).factors and not ctx.labels(i).weight for i in (0, 3)):
-        ctx.found.residuals.append(ctx.node)
+        ctx.residual()
     ctx.set(met.factors)
 
 

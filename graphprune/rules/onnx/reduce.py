@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from graphprune.labels import Labels
 from graphprune.rules.context import OpContext, positive
-from graphprune.rules.onnx.normalization import over_statistics
 from graphprune.rules.registry import op_rule
+from graphprune.rules.shared.normalization import over_statistics
 
 
 def reduced_axes(ctx: OpContext, rank: int) -> list[int] | None:

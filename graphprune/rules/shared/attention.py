@@ -13,8 +13,8 @@ import numpy as np
 
 from graphprune.labels import Algebra, Factor, Labels
 from graphprune.plan import Cut
-from graphprune.rules.context import OpContext
-from graphprune.rules.onnx.matmul import hint_heads, place, taken
+from graphprune.rules.base import RuleContext
+from graphprune.rules.shared.matmul import hint_heads, place, taken
 
 _SOFTMAX = "attention runs over these positions"
 _CAUSAL = "a causal mask counts these positions"
@@ -60,7 +60,7 @@ def part(alg: Algebra, t: Labels, axis: int, index: int) -> Labels:
 
 
 def attend(
-    ctx: OpContext,
+    ctx: RuleContext,
     q: Labels,
     k: Labels,
     v: Labels,
@@ -125,7 +125,7 @@ def attend(
     )
 
 
-def _hint(ctx: OpContext, factors: Sequence[Factor]) -> None:
+def _hint(ctx: RuleContext, factors: Sequence[Factor]) -> None:
     """Heads leave from axes 1 and 2 of the iteration space, their dims from axis 5."""
     hint_heads(ctx, tuple(f for f in factors if f.removal in (1, 2, 5)), (1, 2))
 
@@ -149,7 +149,7 @@ def _balance(alg: Algebra, k: Labels, v: Labels) -> None:
     alg.balance(Factor((0, 1), np.concatenate(rows)))
 
 
-def _mask(ctx: OpContext, scores: Labels, i: int) -> Labels:
+def _mask(ctx: RuleContext, scores: Labels, i: int) -> Labels:
     """Scores after a mask that broadcasts from the right; it may have fewer keys than they."""
     alg = ctx.alg
     mask = ctx.labels(i)
@@ -173,7 +173,7 @@ def _mask(ctx: OpContext, scores: Labels, i: int) -> Labels:
     return Labels(scores.shape, met.factors)
 
 
-def _sink(ctx: OpContext, scores: Labels, i: int) -> Labels:
+def _sink(ctx: RuleContext, scores: Labels, i: int) -> Labels:
     """One more score for each query head, `[query heads]`."""
     alg = ctx.alg
     kv_heads, group = scores.shape[1:3]
@@ -239,7 +239,7 @@ def _tie_dims(alg: Algebra, t: Labels, axis: int, reason: str) -> Labels:
 
 
 def rotate(
-    ctx: OpContext,
+    ctx: RuleContext,
     t: Labels,
     caches: Sequence[int],
     *,
