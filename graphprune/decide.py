@@ -1,72 +1,101 @@
-"""Deciding what leaves: analysis, selection and plan, heads first and then dims inside them."""
+"""Deciding what leaves: analysis, selection and plan, heads first and then dims inside them.
+
+Knows no ONNX and no torch: a front end says what it has by a `Subject`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.planning import plan_from_removed
 from graphprune.compose import compose
 from graphprune.errors import UsageError
-from graphprune.measure.size import NOT_WEIGHTS, count_parameters
-from graphprune.onnx.analyse import analyse_graph
-from graphprune.onnx.costs import mac_function, whole_uses
-from graphprune.onnx.shapes import Shapes, infer_shapes
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
-from graphprune.rewrite import rewrite
-from graphprune.rules.context import node_name
 from graphprune.selection.cost import CostModel
 from graphprune.selection.ratios import Policy, named, names
 from graphprune.selection.select import Budget, select
 
 Progress = Callable[..., None]
+Again = Callable[[Sequence[Unpruned]], tuple[Plan, DependencyGraph]]
+"""Decides once more, with the given groups left."""
 
 _DIMS = "/dims"
 """Ends the name of a group of dims inside heads; without it, it would be that of the heads."""
 
 
+class Subject(Protocol):
+    """A model of some front end, as far as deciding needs to know it."""
+
+    @property
+    def sha256(self) -> str:
+        """What tells whether a plan is for this model."""
+
+    @property
+    def binding(self) -> Mapping[str, int]:
+        """Sizes of dynamic dimensions during the analysis."""
+
+    def analyse(self, *, blocks: bool = True, grid: int = 16) -> DependencyGraph:
+        """The groups (see `Algebra` for the arguments)."""
+
+    def weight(self, name: str) -> np.ndarray:
+        """Contents of an initializer."""
+
+    def cost(self, graph: DependencyGraph) -> CostModel:
+        """Parameters and MACs of an allocation."""
+
+    def names(self) -> set[str]:
+        """What else a glob may name: nodes, tensors, initializers."""
+
+    def smaller(
+        self, plan: Plan, graph: DependencyGraph, again: Again
+    ) -> tuple[Plan, DependencyGraph | None, Subject]:
+        """The model after `plan`; groups that cannot be rewritten are left (see `again`)."""
+
+
 @dataclass(frozen=True, eq=False)
-class _Subject:
+class _Task:
     """What a plan is made for."""
 
-    model: ir.Model
-    shapes: Sequence[Shapes]
+    subject: Subject
     options: Options
-    sha256: str
     progress: Progress
+    scores: Scores | None
+
+
+Scores = Callable[[DependencyGraph, Sequence[str]], Mapping[str, np.ndarray]]
+"""Scores of the units of the named groups, in place of those of `Options.criterion`."""
 
 
 def decide(
-    model: ir.Model,
-    shapes: Sequence[Shapes],
+    subject: Subject,
     options: Options,
-    source_sha256: str,
     progress: Progress,
     refused: Sequence[Unpruned] = (),
+    scores: Scores | None = None,
 ) -> tuple[Plan, DependencyGraph]:
-    """The plan for a canonical model, and the analysis it rests on.
+    """The plan for a model, and the analysis it rests on.
 
     Args:
-        model: Canonical; not changed.
-        shapes: Its sizes at two bindings.
+        subject: The model; not changed.
         options: What the user said.
-        source_sha256: Hash of the file.
         progress: Told the stage.
         refused: Groups that turned out impossible to rewrite, to be left.
+        scores: Scores from outside (of gradients, of data).
 
     Raises:
         UsageError: Unknown criterion, or a glob that names nothing in the model.
         UnreachableTargetError: The budget cannot be met.
     """
     progress("analyse")
-    subject = _Subject(model, shapes, options, source_sha256, progress)
+    task = _Task(subject, options, progress, scores)
     grid = 16 if options.align == "auto" else int(options.align)
-    graph = analyse_graph(model, shapes[0], shapes[1], grid=grid)
+    graph = subject.analyse(grid=grid)
     budget = Budget(options.channels, options.params, options.macs)
     policy = Policy(
         only=options.only,
@@ -75,28 +104,25 @@ def decide(
         residual=options.residual,
         heads=options.heads,
     )
-    _check_globs(model, graph, options)
+    _check_globs(subject, graph, options)
 
     def outer(more: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
-        return _plan(subject, graph, budget, policy, [*refused, *more]), graph
+        return _plan(task, graph, budget, policy, [*refused, *more]), graph
 
     plan, _ = outer(())
     if options.head_dims is None:
         return plan, graph
-    bindings = [s.binding for s in shapes]
-    plan, _, smaller = rewrite(model, bindings, plan, graph, outer)
-    return compose(plan, _dims(replace(subject, model=smaller))), graph
+    plan, _, smaller = subject.smaller(plan, graph, outer)
+    return compose(plan, _dims(replace(task, subject=smaller))), graph
 
 
-def _check_globs(model: ir.Model, graph: DependencyGraph, options: Options) -> None:
+def _check_globs(subject: Subject, graph: DependencyGraph, options: Options) -> None:
     """A glob that names nothing is a slip of the pen."""
     known = {name for group in graph.groups for name in names(group)}
     known.update(site.owner for site in graph.sites)
     if options.head_dims is not None:
         known.update([f"{name}{_DIMS}" for name in known])
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        known.add(node_name(node))
-        known.update(v.name or "" for v in (*node.inputs, *node.outputs) if v is not None)
+    known |= subject.names()
     given = {
         "--only": options.only,
         "--exclude": options.exclude,
@@ -112,40 +138,26 @@ def _check_globs(model: ir.Model, graph: DependencyGraph, options: Options) -> N
 
 
 def _plan(
-    subject: _Subject,
+    task: _Task,
     graph: DependencyGraph,
     budget: Budget,
     policy: Policy,
     refused: Sequence[Unpruned],
 ) -> Plan:
-    model, shapes, options = subject.model, subject.shapes, subject.options
-    subject.progress("select")
-    initializers = initializers_of(model)
-
-    def weight(name: str) -> np.ndarray:
-        tensor = initializers[name].const_value
-        assert tensor is not None
-        return tensor.numpy()
-
-    def cost() -> CostModel:
-        return CostModel(
-            graph,
-            mac_function(model, shapes[0]),
-            count_parameters(model),
-            whole=whole_uses(model, graph.sites),
-            uncounted={n for n, v in initializers.items() if v.dtype in NOT_WEIGHTS},
-        )
-
+    subject, options = task.subject, task.options
+    task.progress("select")
+    given = task.scores
     selection = select(
         graph,
-        weight,
+        subject.weight,
         budget,
         replace(policy, leave=policy.leave | {u.group for u in refused}),
-        cost,
+        lambda: subject.cost(graph),
         criterion=options.criterion,
         scope=options.scope,
         align=options.align,
         seed=options.seed,
+        scored=None if given is None else lambda names: given(graph, names),
     )
     return plan_from_removed(
         graph,
@@ -153,17 +165,14 @@ def _plan(
         source_sha256=subject.sha256,
         choices=selection.choices,
         unpruned=[*selection.left, *refused, *graph.unpruned],  # first what the user can change
-        binding=shapes[0].binding,
+        binding=subject.binding,
     )
 
 
-def _dims(subject: _Subject) -> Plan:
+def _dims(task: _Task) -> Plan:
     """The plan that removes dims inside the heads of a model that lost some of its heads."""
-    options = subject.options
-    bindings = [s.binding for s in subject.shapes]
-    shapes = [infer_shapes(subject.model, b) for b in bindings]
-    subject = replace(subject, shapes=shapes)
-    graph = analyse_graph(subject.model, shapes[0], shapes[1], blocks=False)
+    subject, options = task.subject, task.options
+    graph = subject.analyse(blocks=False)
     graph = replace(graph, groups=tuple(replace(g, name=f"{g.name}{_DIMS}") for g in graph.groups))
     policy = Policy(
         only=options.only,
@@ -173,18 +182,8 @@ def _dims(subject: _Subject) -> Plan:
     )
 
     def inner(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
-        plan = _plan(subject, graph, Budget(), policy, refused)
+        plan = _plan(task, graph, Budget(), policy, refused)
         return replace(plan, unpruned=tuple(refused)), graph
 
-    plan, _, _ = rewrite(subject.model, bindings, inner(())[0], graph, inner)
+    plan, _, _ = subject.smaller(inner(())[0], graph, inner)
     return plan
-
-
-def initializers_of(model: ir.Model) -> dict[str, ir.Value]:
-    """Every initializer by name, those of bodies included."""
-    found = dict(model.graph.initializers)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                found.update(attribute.as_graph().initializers)
-    return found

@@ -143,9 +143,9 @@ def decide_stage(work: Work) -> Work:
                 "make a new one with --save-plan"
             )
         return replace(work, plan=work.given)
-    from graphprune.decide import decide
+    from graphprune.onnx.subject import decide_model
 
-    plan, graph = decide(
+    plan, graph = decide_model(
         work.known_model, work.known_shapes, work.options, work.loaded.sha256, work.progress
     )
     return replace(work, plan=plan, graph=graph)
@@ -153,7 +153,7 @@ def decide_stage(work: Work) -> Work:
 
 def rewrite_stage(work: Work) -> Work:
     """Emit the smaller graph. A group whose sizes cannot be followed is left, with the reason."""
-    from graphprune.decide import decide
+    from graphprune.onnx.subject import decide_model
     from graphprune.passes.stamp import StampPass
     from graphprune.rewrite import rewrite
 
@@ -161,7 +161,7 @@ def rewrite_stage(work: Work) -> Work:
     sha256 = work.loaded.sha256
 
     def again(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
-        return decide(
+        return decide_model(
             work.known_model, work.known_shapes, work.options, sha256, work.progress, refused
         )
 
@@ -397,7 +397,7 @@ def _source(model: Any) -> Any:
 
 
 def _weight_bytes(model: ir.Model) -> int:
-    from graphprune.decide import initializers_of
+    from graphprune.onnx.subject import initializers_of
 
     found = (v.const_value for v in initializers_of(model).values())
     return sum(t.nbytes for t in found if t is not None)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.decide import Again
 from graphprune.passes.drop_empty import DropEmptyPass, EmptyError, emptied
 from graphprune.passes.prune import PrunePass
 from graphprune.passes.sizes import SizeError
 from graphprune.plan import Plan, Unpruned
-
-Again = Callable[[Sequence[Unpruned]], tuple[Plan, DependencyGraph]]
-"""Decides once more, with the given groups left."""
 
 
 def rewrite(

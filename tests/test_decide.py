@@ -10,8 +10,9 @@ import pytest
 from architectures import NETWORKS
 from workbench import Bench, really
 
-from graphprune.decide import decide, initializers_of
 from graphprune.errors import UnreachableTargetError, UsageError
+from graphprune.onnx.subject import decide_model as decide
+from graphprune.onnx.subject import initializers_of
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
 

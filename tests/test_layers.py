@@ -30,21 +30,32 @@ LAYERS = (
     "rules.onnx",
     "analysis",
     "selection",
+    "decide",
     "onnx",
     "passes",
     "onnx.canonical",
     "rewrite",
     "measure",
     "certify",
+    "onnx.subject",
     "report",
-    "decide",
     "zoo",
     "pipeline",
     "cli",
 )
 
 #: Knows neither ONNX nor torch: a second front end stands on the same ground.
-NEUTRAL = ("errors", "files", "plan", "options", "compose", "labels", "analysis", "selection")
+NEUTRAL = (
+    "errors",
+    "files",
+    "plan",
+    "options",
+    "compose",
+    "labels",
+    "analysis",
+    "selection",
+    "decide",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.analysis.planning import plan_from_removed
-from graphprune.decide import initializers_of
 from graphprune.measure.cost import count_macs
 from graphprune.measure.size import NOT_WEIGHTS, count_parameters
 from graphprune.onnx.analyse import analyse_graph
@@ -23,6 +22,7 @@ from graphprune.onnx.feeds import random_feeds
 from graphprune.onnx.load import load
 from graphprune.onnx.runtime import Session
 from graphprune.onnx.shapes import default_bindings, infer_shapes, shape_pair
+from graphprune.onnx.subject import initializers_of
 from graphprune.passes.prune import PrunePass
 from graphprune.plan import Plan
 from graphprune.selection.cost import CostModel

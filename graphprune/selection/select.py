@@ -56,6 +56,7 @@ def select(
     scope: str = "local",
     align: int | str = "auto",
     seed: int = 0,
+    scored: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None = None,
 ) -> Selection:
     """Choose the units that stay.
 
@@ -69,6 +70,7 @@ def select(
         scope: `local`: the same ratio for every group; `global`: one threshold over all units.
         align: Grid of physical widths.
         seed: Of the random criterion.
+        scored: Scores from outside for the named groups, in place of the criterion's.
 
     Raises:
         UsageError: Unknown criterion.
@@ -78,17 +80,20 @@ def select(
     grid = grid_of(align)
     by_name = graph.by_name
     used = [*free, *(by_name[n] for n in own)]
-    scored = scores(used, weight, criterion, seed)
+    if scored is None:
+        values = scores(used, weight, criterion, seed)
+    else:
+        values = dict(scored([g.name for g in used]))
     fixed: Counts = {
         n: counts_for(by_name[n], r, grid) if r > 0 else none_of(by_name[n]) for n, r in own.items()
     }
 
     def ratios(ratio: float) -> dict[str, float]:
         if scope == "global" and ratio < 1:
-            return global_ratios(free, scored, ratio)
+            return global_ratios(free, values, ratio)
         return local_ratios(free, ratio)
 
-    counts = _counts(free, fixed, budget, ratios, scored, grid, graph, cost)
+    counts = _counts(free, fixed, budget, ratios, values, grid, graph, cost)
     asked = dict(own)
     if budget.channels is not None:
         asked |= ratios(budget.channels)
@@ -97,7 +102,7 @@ def select(
     for group in graph.groups:
         if group.name not in counts:
             continue
-        kept = kept_units(group, scored[group.name], counts[group.name])
+        kept = kept_units(group, values[group.name], counts[group.name])
         if kept.size == group.size:
             reason = _why_whole(group, asked.get(group.name))
             left.append(Unpruned(group.name, reason, group.name))
@@ -105,7 +110,7 @@ def select(
         gone = np.ones(group.size, bool)
         gone[kept] = False
         removed[group.units[gone]] = True
-        chosen.append(_choice(group, kept, scored[group.name]))
+        chosen.append(_choice(group, kept, values[group.name]))
     return Selection(removed, tuple(chosen), tuple(left), counts)
 
 

@@ -10,8 +10,8 @@ from architectures import NETWORKS
 from workbench import Bench, really
 
 from graphprune.certify.certificate import Certificate
-from graphprune.decide import decide
 from graphprune.onnx.save import save
+from graphprune.onnx.subject import decide_model as decide
 from graphprune.options import Options
 from graphprune.report.build import build_report
 from graphprune.report.model import Report

@@ -1,0 +1,99 @@
+"""An ONNX model as `decide` sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.decide import Again, Progress, decide
+from graphprune.measure.size import NOT_WEIGHTS, count_parameters
+from graphprune.onnx.analyse import analyse_graph
+from graphprune.onnx.costs import mac_function, whole_uses
+from graphprune.onnx.shapes import Shapes, infer_shapes
+from graphprune.options import Options
+from graphprune.plan import Plan, Unpruned
+from graphprune.rewrite import rewrite
+from graphprune.rules.context import node_name
+from graphprune.selection.cost import CostModel
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxSubject:
+    """A canonical model and its sizes at two bindings."""
+
+    model: ir.Model
+    shapes: Sequence[Shapes]
+    sha256: str
+
+    @property
+    def binding(self) -> Mapping[str, int]:
+        """The first binding."""
+        return self.shapes[0].binding
+
+    @cached_property
+    def _initializers(self) -> dict[str, ir.Value]:
+        return initializers_of(self.model)
+
+    def analyse(self, *, blocks: bool = True, grid: int = 16) -> DependencyGraph:
+        """Groups of the model."""
+        return analyse_graph(self.model, self.shapes[0], self.shapes[1], blocks=blocks, grid=grid)
+
+    def weight(self, name: str) -> np.ndarray:
+        """Contents of an initializer."""
+        tensor = self._initializers[name].const_value
+        assert tensor is not None
+        return tensor.numpy()
+
+    def cost(self, graph: DependencyGraph) -> CostModel:
+        """Parameters and MACs of an allocation."""
+        return CostModel(
+            graph,
+            mac_function(self.model, self.shapes[0]),
+            count_parameters(self.model),
+            whole=whole_uses(self.model, graph.sites),
+            uncounted={n for n, v in self._initializers.items() if v.dtype in NOT_WEIGHTS},
+        )
+
+    def names(self) -> set[str]:
+        """Every node, tensor and initializer."""
+        known = set()
+        for node in ir.traversal.RecursiveGraphIterator(self.model.graph):
+            known.add(node_name(node))
+            known.update(v.name or "" for v in (*node.inputs, *node.outputs) if v is not None)
+        return known
+
+    def smaller(
+        self, plan: Plan, graph: DependencyGraph, again: Again
+    ) -> tuple[Plan, DependencyGraph | None, OnnxSubject]:
+        """The model after `plan`."""
+        bindings = [s.binding for s in self.shapes]
+        plan, found, model = rewrite(self.model, bindings, plan, graph, again)
+        shapes = [infer_shapes(model, b) for b in bindings]
+        return plan, found, OnnxSubject(model, shapes, self.sha256)
+
+
+def decide_model(
+    model: ir.Model,
+    shapes: Sequence[Shapes],
+    options: Options,
+    source_sha256: str,
+    progress: Progress,
+    refused: Sequence[Unpruned] = (),
+) -> tuple[Plan, DependencyGraph]:
+    """`decide` for a canonical model, its sizes at two bindings and the hash of its file."""
+    return decide(OnnxSubject(model, shapes, source_sha256), options, progress, refused)
+
+
+def initializers_of(model: ir.Model) -> dict[str, ir.Value]:
+    """Every initializer by name, those of bodies included."""
+    found = dict(model.graph.initializers)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                found.update(attribute.as_graph().initializers)
+    return found
