@@ -4,22 +4,22 @@ Exporters put weights behind Constant, Identity, Transpose, Cast, Slice, Concat,
 (LSTM gates reordered, tied embeddings transposed, weights in Constant nodes). After this pass every
 weight is an initializer, under the name of the value that the graph's layers read:
 
-1. a node whose inputs are all initializers is evaluated, its outputs become initializers;
-2. an Identity gives way to what it repeats, and nodes that compute the same share one result;
-3. small results are stored, large ones (over 1 MB) are computed when they are read, so that no
+1. Constant nodes become initializers;
+2. a node whose inputs are all initializers is evaluated, its outputs become initializers;
+3. an Identity gives way to what it repeats, and nodes that compute the same share one result, also
+   where they stand in different bodies;
+4. small results are stored, large ones (over 1 MB) are computed when they are read, so that no
    second copy of the weights stands in memory;
-4. initializers that nothing reads any more are dropped.
+5. initializers that nothing reads any more are dropped.
 
 Not folded: QuantizeLinear / DequantizeLinear (the pair carries meaning), random ops, control flow,
 sequences and strings, ops of other domains, outputs of the graph, initializers that are inputs of
-the graph too (a caller may replace them), results that are much larger than what they are made of
-(an Expand of a scalar), and rearrangements of a weight that something else reads as it is (an
-embedding table that is the head too, transposed): the file would hold it twice.
+the graph too (a caller may replace them), and whatever would make the file larger (an Expand of a
+scalar, the transpose of an embedding table that is looked up as well: `passes/fold_growth.py`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -30,6 +30,7 @@ import onnx_ir as ir
 from graphprune.onnx.operands import op_names
 from graphprune.onnx.shape_values import evaluate
 from graphprune.onnx.sweep import Sweep
+from graphprune.passes.fold_growth import Equal, find_equal, is_constant, worth_folding
 
 __all__ = ["FoldInitializersPass"]
 
@@ -38,169 +39,143 @@ _NOT_FOLDED = op_names(
     "QuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Scan"
 )
 _LAZY_BYTES = 1 << 20
-_COPY_BYTES = 1 << 10
 _NO_LIMIT = 1 << 62
 
 Array = np.ndarray[Any, Any]
-Key = tuple[str, int, tuple[int | None, ...], bytes, int]
 
 
 class FoldInitializersPass(ir.passes.InPlacePass):
     """Fold nodes computed from initializers alone; see the module's text for the cases.
 
     Args:
-        max_growth: A result over 1 MB may be at most this many times larger than its inputs.
         leave: Names of values whose nodes stay: those of a graph that this one is compared with.
     """
 
-    def __init__(self, max_growth: float = 4.0, leave: Collection[str] = ()) -> None:
-        self.max_growth = max_growth
+    def __init__(self, leave: Collection[str] = ()) -> None:
         self.leave = leave
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold in the top graph and all nested ones."""
         sweep = Sweep(model.opset_imports, {})
+        opset = model.opset_imports.get("", 0)
         for graph in [model.graph, *model.graph.subgraphs()]:
             for value in graph.initializers.values():
                 if value.const_value is not None:
                     sweep.tensor(value, value.const_value)
-        nodes = [
-            node
-            for node in ir.traversal.RecursiveGraphIterator(model.graph)
-            if not any(output.name in self.leave for output in node.outputs)
-        ]
-        candidates = _candidates(nodes)
-        done: dict[Key, list[ir.Value]] = {}
         modified = False
-        for node in nodes:
-            opset = model.opset_imports.get("", 0)
-            if node in candidates and self._fold(node, sweep, opset, candidates, done):
-                modified = True
-            else:
-                candidates.discard(node)
+        for node in self._nodes(model):
+            if node.op_type == "Constant" and _may_fold(node):
+                modified = _fold_constant(node, sweep, opset) or modified
+        candidates = _candidates(self._nodes(model), sweep)
+        equal = find_equal(model, candidates)
+        wanted = worth_folding(candidates, equal, sweep)
+        done: dict[ir.Node, list[ir.Value]] = {}
+        for node in candidates:
+            if node in wanted or node.op_type == "Identity":
+                modified = _fold(node, sweep, opset, equal, done) or modified
         for graph in [model.graph, *model.graph.subgraphs()]:
             modified = _drop_unused(graph) or modified
         return ir.passes.PassResult(model, modified)
 
-    def _fold(
-        self,
-        node: ir.Node,
-        sweep: Sweep,
-        opset: int,
-        candidates: set[ir.Node],
-        done: dict[Key, list[ir.Value]],
-    ) -> bool:
-        if not all(v is None or _is_constant(v) for v in node.inputs):
-            return False
-        tensors = [None if v is None else v.const_value for v in node.inputs]
-        if node.op_type == "Constant" and "value" in node.attributes:
-            tensor = node.attributes["value"].as_tensor()
-            _replace(node, [_renamed(tensor, node.outputs[0].name or "")], sweep)
-            return True
-        if node.op_type == "Identity" and node.inputs[0] is not None:
-            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
-            _remove(node)
-            return True
-        key = _key(node)
-        if key in done:
-            for output, value in zip(node.outputs, done[key], strict=True):
-                ir.convenience.replace_all_uses_with(output, value)
-            _remove(node)
-            return True
-        sweep.node(node)
-        if _copies(node, sweep, candidates):
-            return False
-        results = self._results(node, tensors, sweep, node.version or opset)
-        if results is None:
-            return False
-        done[key] = _replace(node, results, sweep)
-        return True
-
-    def _results(
-        self,
-        node: ir.Node,
-        tensors: Sequence[ir.TensorProtocol | None],
-        sweep: Sweep,
-        opset: int,
-    ) -> list[ir.TensorProtocol | None] | None:
-        """One tensor per output that is read; None where the node must stay."""
-        bare = ir.Node(
-            node.domain,
-            node.op_type,
-            [None] * len(node.inputs),
-            attributes=list(node.attributes.values()),
-            num_outputs=len(node.outputs),
-            version=opset,
-        )
-        given = sum(t.nbytes for t in tensors if t is not None)
-        results: list[ir.TensorProtocol | None] = []
-        for index, output in enumerate(node.outputs):
-            dims, dtype = sweep.dims.get(output), sweep.dtypes.get(output)
-            if not output.name:
-                results.append(None)
-                continue
-            if dims is None or dtype is None or output in sweep.unknown:
-                return None
-            nbytes = math.prod(dims) * dtype.itemsize
-            if nbytes > _LAZY_BYTES and nbytes > self.max_growth * given:
-                return None
-            lazy = _lazy(bare, tensors, index, dtype, dims, output.name)
-            if nbytes > _LAZY_BYTES:
-                results.append(lazy)
-                continue
-            try:
-                results.append(ir.tensor(lazy.numpy(), dtype=dtype, name=output.name))
-            except Exception:  # an op the reference implementation lacks stays a node
-                return None
-        return results
+    def _nodes(self, model: ir.Model) -> list[ir.Node]:
+        return [
+            node
+            for node in ir.traversal.RecursiveGraphIterator(model.graph)
+            if not any(output.name in self.leave for output in node.outputs)
+        ]
 
 
-def _candidates(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+def _may_fold(node: ir.Node) -> bool:
+    """Going by what the node is."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or node.graph is None:
+        return False
+    if "Sequence" in node.op_type or (not node.inputs and node.op_type != "Constant"):
+        return False
+    return not any(output.is_graph_output() for output in node.outputs)
+
+
+def _candidates(nodes: Sequence[ir.Node], sweep: Sweep) -> list[ir.Node]:
     """Nodes that may be folded, going by what they are and what they are computed from."""
-    found: set[ir.Node] = set()
+    found: dict[ir.Node, None] = {}
     for node in nodes:
-        if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or node.graph is None:
+        if not node.inputs or not _may_fold(node):
             continue
-        if "Sequence" in node.op_type or (not node.inputs and node.op_type != "Constant"):
-            continue
-        if any(output.is_graph_output() for output in node.outputs):
-            continue
-        if all(v is None or _is_constant(v) or v.producer() in found for v in node.inputs):
-            found.add(node)
-    return found
+        if all(v is None or is_constant(v) or v.producer() in found for v in node.inputs):
+            sweep.node(node)
+            if all(_is_known(v, sweep) for v in node.outputs if v.name):
+                found[node] = None
+    return list(found)
 
 
-def _is_constant(value: ir.Value) -> bool:
-    tensor = value.const_value
-    if tensor is None or tensor.dtype == ir.DataType.STRING:
+def _is_known(value: ir.Value, sweep: Sweep) -> bool:
+    return value in sweep.dims and value in sweep.dtypes and value not in sweep.unknown
+
+
+def _fold_constant(node: ir.Node, sweep: Sweep, opset: int) -> bool:
+    assert isinstance(node.graph, ir.Graph)
+    output = node.outputs[0]
+    if "value" in node.attributes:
+        tensor = node.attributes["value"].as_tensor()
+        _replace(node, [_renamed(tensor, output.name or "")], sweep, node.graph)
+        return True
+    sweep.node(node)
+    results = _results(node, sweep, opset) if _is_known(output, sweep) else None
+    if results is None:
         return False
-    return value.is_initializer() and not value.is_graph_input()
+    _replace(node, results, sweep, node.graph)
+    return True
 
 
-def _copies(node: ir.Node, sweep: Sweep, candidates: set[ir.Node]) -> bool:
-    """Whether the result would stand beside a weight that has to stay, because others read it."""
-    size = 0
-    for output in node.outputs:
-        dims, dtype = sweep.dims.get(output), sweep.dtypes.get(output)
-        size += math.prod(dims) * int(dtype.itemsize) if dims is not None and dtype else 0
-    if size <= _COPY_BYTES:
+def _fold(
+    node: ir.Node, sweep: Sweep, opset: int, equal: Equal, done: dict[ir.Node, list[ir.Value]]
+) -> bool:
+    if not all(v is None or is_constant(v) for v in node.inputs):
+        return False  # what it reads was left, or could not be evaluated
+    if node.op_type == "Identity" and node.inputs[0] is not None:
+        ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+        _remove(node)
+        return True
+    first = equal.first[node]
+    if first in done:
+        for output, value in zip(node.outputs, done[first], strict=True):
+            ir.convenience.replace_all_uses_with(output, value)
+        _remove(node)
+        return True
+    results = _results(node, sweep, opset)
+    if results is None:
         return False
-    return any(
-        value.is_graph_output() or any(use.node not in candidates for use in value.uses())
-        for value in node.inputs
-        if value is not None and value.const_value is not None
-        if value.const_value.nbytes > _COPY_BYTES
-    )
+    home = equal.home[first] if first is node else node.graph
+    assert isinstance(home, ir.Graph)
+    done[node] = _replace(node, results, sweep, home)
+    return True
 
 
-def _key(node: ir.Node) -> Key:
-    """What a node computes: equal keys, equal results."""
-    attributes = sorted(
-        ir.serde.serialize_attribute(a).SerializeToString(deterministic=True)
-        for a in node.attributes.values()
+def _results(node: ir.Node, sweep: Sweep, opset: int) -> list[ir.TensorProtocol | None] | None:
+    """One tensor per output that is read; None where the node must stay."""
+    tensors = [None if v is None else v.const_value for v in node.inputs]
+    bare = ir.Node(
+        node.domain,
+        node.op_type,
+        [None] * len(node.inputs),
+        attributes=list(node.attributes.values()),
+        num_outputs=len(node.outputs),
+        version=node.version or opset,
     )
-    inputs = tuple(None if v is None else id(v) for v in node.inputs)
-    return node.op_type, id(node.graph), inputs, b"".join(attributes), len(node.outputs)
+    results: list[ir.TensorProtocol | None] = []
+    for index, output in enumerate(node.outputs):
+        if not output.name:
+            results.append(None)
+            continue
+        dtype = sweep.dtypes[output]
+        lazy = _lazy(bare, tensors, index, dtype, sweep.dims[output], output.name)
+        if lazy.nbytes > _LAZY_BYTES:
+            results.append(lazy)
+            continue
+        try:
+            results.append(ir.tensor(lazy.numpy(), dtype=dtype, name=output.name))
+        except Exception:  # an op the reference implementation lacks stays a node
+            return None
+    return results
 
 
 def _lazy(
@@ -257,11 +232,12 @@ def _renamed(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
 
 
 def _replace(
-    node: ir.Node, results: Sequence[ir.TensorProtocol | None], sweep: Sweep
+    node: ir.Node,
+    results: Sequence[ir.TensorProtocol | None],
+    sweep: Sweep,
+    home: ir.Graph,
 ) -> list[ir.Value]:
-    """Put initializers in the place of the node's outputs, under the same names."""
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
+    """Put initializers of `home` in the place of the node's outputs, under the same names."""
     values = []
     for output, tensor in zip(node.outputs, results, strict=True):
         if tensor is None:
@@ -276,7 +252,7 @@ def _replace(
         )
         sweep.tensor(value, tensor)
         ir.convenience.replace_all_uses_with(output, value)
-        graph.register_initializer(value)
+        home.register_initializer(value)
         values.append(value)
     _remove(node)
     return values
