@@ -7,8 +7,8 @@ scalar, a Cast to a wider type), or where several results are made of one weight
 stay, and labels are pushed through them as through any others.
 
 1. `find_equal`: nodes that compute the same, in whatever body they stand, are one;
-2. `worth_folding`: starting from all of them, a constant is left to its nodes, with everything that
-   is computed from it, wherever this makes what is stored smaller by more than 1 KB.
+2. `worth_folding`: of all ways to fold some of them the one that stores least; a node that saves no
+   more than 1 KB is folded all the same.
 
 Large tables of integers are folded all the same: what a Gather reads is followed only where its
 indices are known.
@@ -17,10 +17,11 @@ indices are known.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from graphprune.onnx.shape_values import LIMIT
@@ -28,8 +29,10 @@ from graphprune.onnx.sweep import Sweep
 
 __all__ = ["Equal", "find_equal", "is_constant", "worth_folding"]
 
+_SOURCE, _SINK = "source", "sink"
 _SMALL = 1 << 10
 _TABLE = 1 << 20
+_MOST = (1 << 30) - 1
 
 Key = tuple[Hashable, ...]
 
@@ -96,87 +99,134 @@ def worth_folding(candidates: Sequence[ir.Node], equal: Equal, sweep: Sweep) -> 
     """The candidates whose results are to be stored, or are needed for such results only.
 
     Args:
-        candidates: Nodes computed from constants alone, in topological order.
+        candidates: Nodes computed from constants alone, in topological order, all of them read.
         equal: What computes the same.
-        sweep: Knows the dims and types of their operands and results.
+        sweep: Knows the dims and types of their results.
     """
     store = _Store(candidates, equal, sweep)
-    for value in reversed(store.order):
-        leaving = store.made_from([value])
-        if leaving and store.gain(leaving) > _SMALL:
-            store.folded -= leaving
-    for node in reversed([n for n in candidates if equal.first[n] is n]):
-        leaving = store.made_from(node.outputs) | {node}
-        if node in store.folded and store.gain(leaving) > _SMALL:
-            store.folded -= leaving
-    return {node for node in candidates if equal.first[node] in store.folded}
+    stay = set() if store.is_small() else store.least()
+    for node in [n for n in candidates if n in stay]:
+        less = stay - store.needed(node, stay)
+        if store.bytes(less) - store.bytes(stay) <= _SMALL:
+            stay = less
+    return {node for node in candidates if equal.first[node] not in stay}
 
 
 class _Store:
-    """What is stored while the nodes `folded` are; of equal nodes only the first one counts."""
+    """What is stored, as a function of the nodes that stay; of equal ones only the first counts.
+
+    Where a node stays, all that is computed from it stays. A value is stored where something that
+    stays or that is no candidate reads it, and the node that makes it, if any, does not stay.
+    """
 
     def __init__(self, candidates: Sequence[ir.Node], equal: Equal, sweep: Sweep) -> None:
-        self._sweep = sweep
-        self._equal = equal
-        self._readers: dict[ir.Value, list[ir.Node]] = defaultdict(list)
-        self._kept: set[ir.Value] = set()
-        self.folded = {n for n in candidates if n.op_type != "Identity" and equal.first[n] is n}
-        for node in candidates:
-            if node in self.folded:
-                for value in self._inputs(node):
-                    self._readers[value].append(node)
+        nodes = [n for n in candidates if n.op_type != "Identity" and equal.first[n] is n]
+        self._inputs = {
+            node: list(dict.fromkeys(equal.of(v) for v in node.inputs if v is not None))
+            for node in nodes
+        }
+        self._maker = {v: node for node in nodes for v in node.outputs}
+        self._readers: dict[ir.Value, list[ir.Node]] = {v: [] for v in self._maker}
+        for node, values in self._inputs.items():
+            for value in values:
+                self._readers.setdefault(value, []).append(node)
+        self._bytes = {value: _bytes(value, sweep) for value in self._readers}
+        self._tables = [v for v in self._maker if _is_table(v, sweep)]
         inside = set(candidates)
-        made = (v for node in candidates for v in node.outputs)
-        for value in dict.fromkeys([*self._readers, *made]):
-            if value.is_graph_output() or any(u.node not in inside for u in value.uses()):
-                self._kept.add(equal.of(value))
-        self.order = list(self._readers)
+        self._kept = {
+            equal.of(value)
+            for value in [*self._readers, *equal.value]
+            if any(use.node not in inside for use in value.uses()) or value.is_graph_output()
+        }
 
-    def made_from(self, values: Iterable[ir.Value]) -> set[ir.Node]:
-        """The folded nodes that read some of `values`, or what is computed from them."""
+    def is_small(self) -> bool:
+        """Whether no result is of a size that matters."""
+        return all(self._bytes[value] <= _SMALL for value in self._maker)
+
+    def bytes(self, stay: Set[ir.Node]) -> int:
+        """What is stored where some nodes stay."""
+        return sum(
+            self._bytes[value]
+            for value, readers in self._readers.items()
+            if self._maker.get(value) not in stay
+            if value in self._kept or any(reader in stay for reader in readers)
+        )
+
+    def least(self) -> set[ir.Node]:
+        """The nodes that stay where least is stored; of several such sets the smallest.
+
+        A minimum cut of a network: on the side of its source are the nodes that stay and the values
+        that are read by what stays, and an arc of its bytes leads from a value to its maker.
+        """
+        arcs = _Arcs(sum(self._bytes.values()))
+        for value, readers in self._readers.items():
+            maker = self._maker.get(value)
+            arcs.add(value, maker or _SINK, self._bytes[value])
+            for node in readers:
+                arcs.add(node, value)
+                if maker is not None:
+                    arcs.add(maker, node)
+        for value in self._kept:
+            arcs.add(_SOURCE, value)
+        for value in self._tables:
+            arcs.add(self._maker[value], _SINK)
+        return self._inputs.keys() & arcs.cut()
+
+    def needed(self, node: ir.Node, stay: Set[ir.Node]) -> set[ir.Node]:
+        """A node of `stay` and those that it is computed from."""
         found: set[ir.Node] = set()
-        todo = [reader for value in values for reader in self._readers[value]]
+        todo = [node]
         while todo:
-            node = todo.pop()
-            if node in self.folded and node not in found:
-                found.add(node)
-                todo += [r for v in node.outputs for r in self._readers[v]]
+            maker = todo.pop()
+            if maker in stay and maker not in found:
+                found.add(maker)
+                todo += [self._maker[v] for v in self._inputs[maker] if v in self._maker]
         return found
 
-    def gain(self, leaving: Collection[ir.Node]) -> int:
-        """Bytes that are no longer stored where some folded nodes stay nodes instead."""
-        results = {v for node in leaving for v in node.outputs if self._stored(v, self.folded)}
-        if any(self._is_table(v) for v in results):
-            return 0
-        freed = sum(map(self._bytes, results))
-        if freed <= _SMALL:
-            return 0
-        operands = {v for node in leaving for v in self._inputs(node)}
-        rest = self.folded.difference(leaving)
-        added = {
-            v
-            for v in operands
-            if v.producer() is None or v.producer() in rest
-            if self._stored(v, rest) and not self._stored(v, self.folded)
-        }
-        return freed - sum(map(self._bytes, added))
 
-    def _stored(self, value: ir.Value, folded: set[ir.Node]) -> bool:
-        return value in self._kept or any(r not in folded for r in self._readers[value])
+class _Arcs:
+    """A network from _SOURCE to _SINK, whose other vertices are nodes and values."""
 
-    def _inputs(self, node: ir.Node) -> list[ir.Value]:
-        return list(dict.fromkeys(self._equal.of(v) for v in node.inputs if v is not None))
+    def __init__(self, total: int) -> None:
+        self._unit = total // _MOST + 1  # scipy asks for int32
+        self._numbers: dict[object, int] = {_SOURCE: 0, _SINK: 1}
+        self._sizes: dict[tuple[int, int], int] = {}
 
-    def _is_table(self, value: ir.Value) -> bool:
-        dtype = self._sweep.dtypes[value]
-        size = math.prod(self._sweep.dims[value])
-        return dtype.is_integer() and size > LIMIT and self._bytes(value) <= _TABLE
+    def add(self, start: object, end: object, size: int | None = None) -> None:
+        """An arc of so many bytes; without a size, one that is never cut."""
+        pair = (self._number(start), self._number(end))
+        self._sizes[pair] = _MOST if size is None else size // self._unit
 
-    def _bytes(self, value: ir.Value) -> int:
-        if value.const_value is not None:
-            return value.const_value.nbytes
-        dims, dtype = self._sweep.dims.get(value), self._sweep.dtypes.get(value)
-        return math.ceil(math.prod(dims) * dtype.itemsize) if dims is not None and dtype else 0
+    def cut(self) -> set[object]:
+        """What is on the side of the source in the cut of fewest bytes, the smallest such side."""
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+        rows, columns = np.array(list(self._sizes)).T
+        sizes = np.array(list(self._sizes.values()), np.int32)
+        count = len(self._numbers)
+        capacity = csr_array((sizes, (rows, columns)), (count, count))
+        left = csr_array(capacity - maximum_flow(capacity, 0, 1).flow)
+        left.eliminate_zeros()
+        reached = set(breadth_first_order(left, 0, return_predecessors=False).tolist())
+        return {vertex for vertex, number in self._numbers.items() if number in reached}
+
+    def _number(self, vertex: object) -> int:
+        return self._numbers.setdefault(vertex, len(self._numbers))
+
+
+def _bytes(value: ir.Value, sweep: Sweep) -> int:
+    if value.const_value is not None:
+        return value.const_value.nbytes
+    dims, dtype = sweep.dims.get(value), sweep.dtypes.get(value)
+    return 0 if dims is None or dtype is None else math.ceil(math.prod(dims) * dtype.itemsize)
+
+
+def _is_table(value: ir.Value, sweep: Sweep) -> bool:
+    """Whether its contents would not be known any more if its node stayed."""
+    if not value.name or not sweep.dtypes[value].is_integer():
+        return False
+    return math.prod(sweep.dims[value]) > LIMIT and _bytes(value, sweep) <= _TABLE
 
 
 def _operands(node: ir.Node, equal: Equal) -> list[Hashable]:

@@ -10,7 +10,7 @@ weight is an initializer, under the name of the value that the graph's layers re
    where they stand in different bodies;
 4. small results are stored, large ones (over 1 MB) are computed when they are read, so that no
    second copy of the weights stands in memory;
-5. initializers that nothing reads any more are dropped.
+5. constant nodes and initializers that nothing reads any more are dropped.
 
 Not folded: QuantizeLinear / DequantizeLinear (the pair carries meaning), random ops, control flow,
 sequences and strings, ops of other domains, outputs of the graph, initializers that are inputs of
@@ -66,7 +66,10 @@ class FoldInitializersPass(ir.passes.InPlacePass):
         for node in self._nodes(model):
             if node.op_type == "Constant" and _may_fold(node):
                 modified = _fold_constant(node, sweep, opset) or modified
-        candidates = _candidates(self._nodes(model), sweep)
+        found = _candidates(self._nodes(model), sweep)
+        unread = _drop_unread(found)
+        candidates = [node for node in found if node not in unread]
+        modified = modified or bool(unread)
         equal = find_equal(model, candidates)
         wanted = worth_folding(candidates, equal, sweep)
         done: dict[ir.Node, list[ir.Value]] = {}
@@ -105,6 +108,16 @@ def _candidates(nodes: Sequence[ir.Node], sweep: Sweep) -> list[ir.Node]:
             if all(_is_known(v, sweep) for v in node.outputs if v.name):
                 found[node] = None
     return list(found)
+
+
+def _drop_unread(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+    """Remove what nothing reads, from the last node to the first; the removed ones."""
+    dropped = set()
+    for node in reversed(nodes):
+        if not any(output.uses() for output in node.outputs):
+            _remove(node)
+            dropped.add(node)
+    return dropped
 
 
 def _is_known(value: ir.Value, sweep: Sweep) -> bool:
