@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from graphprune.analysis.dependency import DependencyGraph
+from graphprune.analysis.dependency import DependencyGraph, groups_at
 from graphprune.decide import Again
 from graphprune.passes.drop_empty import DropEmptyPass, EmptyError, emptied
 from graphprune.passes.prune import PrunePass
@@ -56,17 +56,6 @@ def rewrite(
             raise found
         refused += [Unpruned(found.node, str(found), name) for name in through]
         plan, graph = again(refused)
-
-
-def groups_at(graph: DependencyGraph, plan: Plan, node: str) -> list[str]:
-    """Groups of the plan that run through what a node reads or writes."""
-    cut = {g.name for g in plan.groups}
-    near = {t for x in graph.links if x.node == node for t in (*x.reads, *x.writes)}
-    return [
-        g.name
-        for g in graph.groups
-        if g.name in cut and any(m.site.node == node or m.site.name in near for m in g.members)
-    ]
 
 
 def _emptied_at(plan: Plan, error: SizeError) -> list[str]:

@@ -21,7 +21,7 @@ from graphprune.analysis.groups import (
 from graphprune.analysis.resolve import FIXED, Resolved, Resolver
 from graphprune.analysis.site import Link, Residual, Site, Statistic
 from graphprune.labels import Algebra, Pin, unique
-from graphprune.plan import Unpruned
+from graphprune.plan import Plan, Unpruned
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -32,6 +32,7 @@ _TRUNK_NORMS = {
     *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "ReduceMean"),
     *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization"),
     *("Mul", "Div"),  # of a ReduceSum: a mean written by hand
+    *("layer_norm", "rms_norm", "mean", "native_layer_norm"),
 }
 
 
@@ -240,7 +241,11 @@ def _kinds(alg: Algebra, resolver: Resolver, family: np.ndarray) -> dict[int, st
     return kinds
 
 
-_SPATIAL = {"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"}
+_SPATIAL = {
+    *("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"),
+    *("conv1d", "conv2d", "conv3d", "convolution"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+}
 
 
 def _kind(hint: str | None, members: Sequence[Member], joined: bool) -> str:
@@ -322,3 +327,14 @@ def _unpruned(resolver: Resolver, sites: Sequence[Site], alg: Algebra) -> tuple[
             item = Unpruned(node, reason, f"{site.name}[{factor.removal}]")
             result.setdefault((node, reason, site.name), item)
     return tuple(result.values())
+
+
+def groups_at(graph: DependencyGraph, plan: Plan, node: str) -> list[str]:
+    """Groups of the plan that run through what a node reads or writes."""
+    cut = {g.name for g in plan.groups}
+    near = {t for x in graph.links if x.node == node for t in (*x.reads, *x.writes)}
+    return [
+        g.name
+        for g in graph.groups
+        if g.name in cut and any(m.site.node == node or m.site.name in near for m in g.members)
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from graphprune.rules.context import Dims, OpContext
     from graphprune.rules.resize import Resize
 
-LabelRule = Callable[["OpContext"], None]
-MacRule = Callable[["ir.Node", "Dims"], int]
-ResizeRule = Callable[["Resize"], None]
+LabelRule = Callable[[Any], None]
+"""From an `OpContext`, or the context of another front end."""
+MacRule = Callable[[Any, Any], int]
+"""From a node and `Dims`."""
+ResizeRule = Callable[[Any], None]
+"""From a `Resize`, or what another front end has in its place."""
 
 
 def no_macs(node: ir.Node, dims: Dims) -> int:

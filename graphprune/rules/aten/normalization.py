@@ -1,0 +1,134 @@
+"""Normalisations. BatchNorm works on each channel alone; the others take statistics over axes, and
+where channels leave such an axis the statistics are those of what is kept (noted in the plan)."""
+
+from __future__ import annotations
+
+from graphprune.rules.aten.registry import aten_boundary, aten_rule
+from graphprune.rules.base import positive
+from graphprune.rules.shared.conv import channel_operand
+from graphprune.rules.shared.normalization import over_statistics, trailing_operands
+from graphprune.torch.context import AtenContext
+from graphprune.torch.resize import AtenResize
+
+
+@aten_rule(
+    *("batch_norm", "cudnn_batch_norm", "native_batch_norm", "_native_batch_norm_legit"),
+    "_native_batch_norm_legit_functional",
+)
+def batch_norm(ctx: AtenContext) -> None:
+    """Scale, bias, running mean and variance of each channel (axis 1)."""
+    labels = ctx.moved(0)
+    for i in range(1, 5):
+        if ctx.has(i):
+            labels = channel_operand(ctx, labels, i, axis=1)
+    ctx.set(labels.factors)
+    vectors = [f.renamed({1: 0}) for f in labels.factors if f.axes == (1,)]
+    for k in (1, 2):
+        ctx.set(vectors, k) if ctx.result(k) is not None and _rank(ctx, k) == 1 else None
+
+
+def _rank(ctx: AtenContext, k: int) -> int:
+    found = ctx.sizes(ctx.result(k))
+    return -1 if found is None else len(found)
+
+
+@aten_rule("instance_norm")
+def instance_norm(ctx: AtenContext) -> None:
+    """Statistics of every image and channel over its positions."""
+    x = ctx.moved(0)
+    labels = over_statistics(ctx, x, range(2, x.rank))
+    for i in range(1, 5):
+        if ctx.has(i):
+            labels = channel_operand(ctx, labels, i, axis=1)
+    ctx.set(labels.factors)
+
+
+def resize_shape(r: AtenResize) -> None:
+    """`normalized_shape`: the trailing sizes."""
+    shape = list(r.call.arguments["normalized_shape"])
+    r.set("normalized_shape", list(r.new_out()[-len(shape) :]))
+
+
+@aten_rule("layer_norm", "native_layer_norm", resize=resize_shape)
+def layer_norm(ctx: AtenContext) -> None:
+    """Statistics over the last axes, then scale and bias."""
+    _tail(ctx, (1, 2))
+
+
+@aten_rule("rms_norm", resize=resize_shape)
+def rms_norm(ctx: AtenContext) -> None:
+    """Mean square over the last axes, then a scale."""
+    _tail(ctx, (1,))
+
+
+def _tail(ctx: AtenContext, params: tuple[int, ...]) -> None:
+    x = ctx.moved(0)
+    count = len(ctx.arg("normalized_shape"))
+    labels = over_statistics(ctx, x, range(x.rank - count, x.rank))
+    ctx.set(trailing_operands(ctx, labels, params).factors)
+
+
+def resize_groups(r: AtenResize) -> None:
+    """Whole groups leave, or equally many channels of each."""
+    cut = r.cut("input", 1)
+    if cut is not None:
+        inner = cut.size // int(r.arg("num_groups"))
+        r.set("num_groups", len({int(i) // inner for i in cut.kept.reshape(-1)}))
+
+
+@aten_rule("group_norm", resize=resize_groups)
+def group_norm(ctx: AtenContext) -> None:
+    """Channels split as (group, inner); statistics over inner and all positions."""
+    x = ctx.moved(0)
+    groups = int(ctx.arg("num_groups"))
+    split = ctx.alg.reshape(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    split = over_statistics(ctx, split, range(2, split.rank))
+    ctx.found.statistics.pop(ctx.node, None)  # its axes were those of the split tensor
+    if split.on(2) is not None:
+        ctx.found.statistics[ctx.node] = tuple(range(1, x.rank))
+    labels = ctx.alg.reshape(split, x.shape)
+    for i in (1, 2):
+        if ctx.has(i):
+            labels = channel_operand(ctx, labels, i, axis=1)
+    ctx.set(labels.factors)
+
+
+@aten_rule("linalg_vector_norm", "norm", "_weight_norm")
+def norm(ctx: AtenContext) -> None:
+    """A norm is neutral to removed zeros: where it runs over channels it is a sum."""
+    if ctx.op == "_weight_norm":
+        _weight_norm(ctx)
+        return
+    x = ctx.moved(0)
+    dims = ctx.arg("dim")
+    axes = list(range(x.rank)) if dims is None else [positive(int(a), x.rank) for a in _ints(dims)]
+    order = ctx.arg("ord", ctx.arg("p", 2))
+    reason = "this norm over it is not neutral to removed channels"
+    labels = x if order is None or 0 < float(order) < float("inf") else None
+    if labels is None:
+        labels = ctx.alg.tie_across(x, axes, reason)
+    factors = ctx.alg.reduce(labels.factors, axes)
+    if ctx.arg("keepdim", False):
+        ctx.set(factors)
+        return
+    left = [a for a in range(x.rank) if a not in axes]
+    ctx.set(tuple(f.renamed({a: i for i, a in enumerate(left)}) for f in factors))
+
+
+def _weight_norm(ctx: AtenContext) -> None:
+    """`v * g / |v|`, the norm over all axes but `dim`: it changes with what leaves from them."""
+    v = ctx.moved(0)
+    axis = positive(int(ctx.arg("dim", 0)), v.rank)
+    rest = [a for a in range(v.rank) if a != axis]
+    labels = ctx.alg.tie_across(v, rest, "a weight's norm runs over it")
+    g = ctx.labels(1)
+    met = ctx.alg.meet([labels, g])
+    ctx.adopt(1, met.operands[1])
+    ctx.set(met.factors)
+
+
+def _ints(value: object) -> list[int]:
+    return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
+
+
+aten_boundary("local_response_norm", "renorm", reason="it normalises over neighbouring channels")
