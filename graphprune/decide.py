@@ -17,8 +17,9 @@ from graphprune.compose import compose
 from graphprune.errors import UsageError
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
+from graphprune.selection.copies import leave_growing
 from graphprune.selection.cost import CostModel
-from graphprune.selection.ratios import Policy, named, names
+from graphprune.selection.ratios import Policy, called, named, names
 from graphprune.selection.select import Budget, select
 
 Progress = Callable[..., None]
@@ -159,6 +160,9 @@ def _plan(
         seed=options.seed,
         scored=None if given is None else lambda names: given(graph, names),
     )
+    if budget.params is None and budget.macs is None:  # these say themselves what is to get less
+        wanted = {name for glob, _ in policy.group_ratio for name in called(graph.groups, glob)}
+        selection = leave_growing(graph, selection, subject.cost(graph), wanted)
     return plan_from_removed(
         graph,
         selection.removed,

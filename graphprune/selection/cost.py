@@ -58,6 +58,10 @@ class CostModel:
     Exact: what the rewriter makes of an allocation has these parameters and MACs, but for uses of
     one initializer that keep the same elements by chance only (they count once each).
 
+    Attributes:
+        whole: Initializers of which some use never gets shorter.
+        uncounted: Initializers that are no parameters.
+
     Args:
         graph: The analysis.
         macs: Multiply-adds, given new shapes of activations and of initializer uses.
@@ -77,8 +81,8 @@ class CostModel:
     ) -> None:
         self._macs = macs
         self._base = base_params
-        self._whole = set(whole)
-        self._uncounted = frozenset(uncounted)
+        always = set(whole)
+        self.uncounted = frozenset(uncounted)
         self._cells = {g.name: [int(c.size) for c in g.cells] for g in graph.groups}
         self._variables: dict[tuple[str, int], int] = {}
         class_variable = np.full(graph.resolver.classes.count, -1)
@@ -97,7 +101,8 @@ class CostModel:
                 axes = tuple(_axis(resolved, class_variable) for resolved in found)
                 self._sites.append(_Sized(site, axes, number))
             elif site.is_weight:
-                self._whole.add(site.name)
+                always.add(site.name)
+        self.whole = frozenset(always)
         weights = [s.site for s in self._sites if s.site.is_weight]
         self._originals = {site.name: prod(site.shape) for site in weights}
 
@@ -107,7 +112,7 @@ class CostModel:
         activations: dict[str, tuple[int, ...]] = {}
         uses: dict[tuple[str, int], tuple[int, ...]] = {}
         copies: dict[str, dict[int, int]] = {}
-        whole = set(self._whole)
+        whole = set(self.whole)
         for sized in self._sites:
             site, shape = sized.site, sized.shape(kept)
             if not site.is_weight:
@@ -120,7 +125,7 @@ class CostModel:
                 copies.setdefault(site.name, {})[sized.content] = prod(shape)
         params = self._base
         for name, sizes in copies.items():
-            if name not in self._uncounted:
+            if name not in self.uncounted:
                 params += sum(sizes.values()) - (0 if name in whole else self._originals[name])
         return params, self._macs(activations, uses)
 
