@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graphprune.errors import UsageError
+
+CRITERIA = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random")
+
+
+def norm_order(criterion: str) -> float | None:
+    """The P of criterion `l<P>`; None for those that are called by a name.
+
+    Raises:
+        UsageError: Unknown criterion.
+    """
+    if criterion in CRITERIA[3:]:
+        return None
+    found = re.fullmatch(r"l(\d+(?:\.\d+)?)", str(criterion))
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"unknown criterion '{criterion}': choose one of {', '.join(CRITERIA)}")
+    return float(found[1])
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,7 @@ class Options:
         budgets = [n for n in ("channels", "params", "macs") if ratios[n] is not None]
         if len(budgets) > 1:
             raise UsageError(f"give one of {' and '.join(budgets)}, not several")
+        norm_order(self.criterion)
         if self.scope not in ("local", "global"):
             raise UsageError(f"scope '{self.scope}' is neither 'local' nor 'global'")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+import graphprune
 from graphprune.errors import UsageError
 from graphprune.options import Options
 
@@ -41,6 +42,11 @@ def test_one_budget() -> None:
         ({"align": 0}, "align '0'"),
         ({"align": "some"}, "align 'some'"),
         ({"align": 2.5}, "align '2.5'"),
+        ({"criterion": "best"}, "unknown criterion 'best': choose one of l1, l2, lP .*, fpgm"),
+        ({"criterion": "l0"}, "unknown criterion 'l0'"),
+        ({"criterion": "L2"}, "unknown criterion 'L2'"),
+        ({"criterion": "lP (e.g. l0.5, l3)"}, "unknown criterion"),
+        ({"criterion": None}, "unknown criterion 'None'"),
         ({"threads": 0}, "threads 0"),
         ({"seed": -1}, "seed -1"),
     ],
@@ -48,6 +54,16 @@ def test_one_budget() -> None:
 def test_other_slips(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Options(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "l0.5", "l3", "fpgm", "bn-scale", "random"])
+def test_criteria_that_there_are(name: str) -> None:
+    assert Options(criterion=name).criterion == name
+
+
+def test_a_slip_is_told_before_the_model_is_read() -> None:
+    with pytest.raises(UsageError, match="unknown criterion 'best'"):
+        graphprune.compile("no such file.onnx", channels=0.5, criterion="best")
 
 
 def test_one_glob_may_stand_alone_and_ratios_may_be_a_mapping() -> None:

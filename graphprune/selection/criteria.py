@@ -11,18 +11,16 @@ Sources: L1 (Li et al., ICLR'17), FPGM (He et al., CVPR'19), BN scale (Liu et al
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from graphprune.analysis.groups import Group, Member
-from graphprune.errors import UsageError
+from graphprune.options import norm_order
 
 WeightOf = Callable[[str], np.ndarray]
 """Contents of an initializer by name."""
 
-NAMES = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random")
 _BATCH_NORMS = ("BatchNormalization", "batch_norm")
 _FPGM_LIMIT = 1 << 26
 _PIECE = 1 << 20
@@ -54,17 +52,11 @@ Measure = Callable[[Group, Member, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def criterion_of(name: str) -> Measure | None:
-    """The measure of a criterion; None for `random`."""
-    if name == "random":
-        return None
-    if name == "fpgm":
-        return _distances
-    if name == "bn-scale":
-        return _norm(1)
-    found = re.fullmatch(r"l(\d+(?:\.\d+)?)", name)
-    if not found or float(found[1]) <= 0:
-        raise UsageError(f"unknown criterion '{name}': choose one of {', '.join(NAMES)}")
-    return _norm(float(found[1]))
+    """The measure of a criterion; None for `random`. Raises UsageError: unknown criterion."""
+    order = norm_order(name)
+    if order is not None:
+        return _norm(order)
+    return {"random": None, "fpgm": _distances, "bn-scale": _norm(1)}[name]
 
 
 def _norm(p: float) -> Measure:
