@@ -64,7 +64,7 @@ def _norm(p: float) -> Measure:
 
     def measure(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sums = power_sums(array, member.resolved.axes, p).reshape(-1)
-        units = _units(group, member)
+        units = units_at(group, member)
         here = np.flatnonzero(units >= 0)
         total = np.bincount(units[here], weights=sums[here], minlength=group.size)
         present = np.flatnonzero(np.bincount(units[here], minlength=group.size))
@@ -136,7 +136,7 @@ def unit_rows(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarr
     axes = resolved.axes
     rest = [a for a in range(array.ndim) if a not in axes]
     flat = np.transpose(array, [*axes, *rest]).reshape(resolved.classes.size, -1)
-    units = _units(group, member)
+    units = units_at(group, member)
     where = np.flatnonzero(units >= 0)
     order = where[np.argsort(units[where], kind="stable")]
     present, counts = np.unique(units[order], return_counts=True)
@@ -151,7 +151,7 @@ def unit_rows(group: Group, member: Member, array: np.ndarray) -> tuple[np.ndarr
     return padded.reshape(present.size, -1), present
 
 
-def _units(group: Group, member: Member) -> np.ndarray:
+def units_at(group: Group, member: Member) -> np.ndarray:
     """Unit of the group at each place of a member's axes, flat; -1 where there is none."""
     classes = member.resolved.classes.reshape(-1)
     unit_of = np.full(int(max(group.units.max(), classes.max())) + 1, -1)

@@ -1,0 +1,188 @@
+"""Scores from the user's own loss: what removing a coupled unit does to it.
+
+A unit (all slices that leave together) is removed exactly by zeroing the weights that read it, so
+the first-order change of the loss is `-sum w * dL/dw` over those weights. Taking producers and
+norms along as well counts the same change again for every layer between (2 to 6 times, depending on
+the group), which biases comparisons between groups; `over="all"` does it, for those who want the
+group Taylor score of Torch-Pruning.
+
+All criteria but movement estimate a change of the loss. They are in its units in every group, and
+are therefore not normalised: with `scope="global"` one threshold over the whole model is meant.
+
+Sources: Taylor (Molchanov et al., ICLR'17, CVPR'19), Fisher (Theis et al., 2018; Liu et al.,
+Group Fisher, ICML'21), OBD (LeCun et al., NIPS'89), movement (Sanh et al., NeurIPS'20).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.decide import Scores
+from graphprune.errors import UsageError
+from graphprune.torch.units import Slices, UnitIndex, unit_index
+
+CRITERIA = ("taylor", "taylor-abs", "fisher", "hessian", "movement")
+
+
+class GradientScores:
+    """Scores of all units, collected over batches of the user's loop; `scores=` of `prune`.
+
+    With s = sum of w * dL/dw over a unit's weights in one call of `accumulate`, and n calls:
+
+    - `taylor`: |mean s|, the first-order change of the mean loss.
+    - `taylor-abs`: mean |s|; does not vanish where the mean gradient does, at convergence.
+    - `fisher`: mean s^2 / 2, the second-order change with the empirical Fisher for Hessian.
+    - `hessian`: sum over the weights of w^2 * mean (dL/dw)^2 / 2, its diagonal (optimal brain
+      damage); interactions within the unit do not count.
+    - `movement`: -sum s, over the steps of a training in which the weights move: positive where
+      they grow. Not an estimate of the loss; negative for most units.
+
+    All but `taylor` and `movement` mean gradients of *single samples*: call `accumulate` with the
+    vector of losses of the samples, or once for each sample. A call after the backward pass of a
+    mean over a batch counts as one sample, which underestimates them by the batch size or less, by
+    about the same factor in every unit.
+
+    Args:
+        module: The module as it is pruned; never changed.
+        graph: Its analysis.
+        criterion: One of `CRITERIA`.
+        over: `readers`: the weights that read a unit; `all`: everything that leaves with it.
+
+    Raises:
+        UsageError: Unknown criterion, or an analysis of another module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: DependencyGraph,
+        criterion: str = "taylor",
+        *,
+        over: str = "readers",
+    ) -> None:
+        if criterion not in CRITERIA:
+            raise UsageError(
+                f"unknown criterion '{criterion}': choose one of {', '.join(CRITERIA)}"
+            )
+        if over not in ("readers", "all"):
+            raise UsageError(f"over '{over}' is neither 'readers' nor 'all'")
+        self.criterion = criterion
+        self.calls = 0
+        self._index: UnitIndex = unit_index(module, graph)
+        self._slices = {g: _counted(s, over) for g, s in self._index.slices.items()}
+        used = {s.name for slices in self._slices.values() for s in slices}
+        self._parameters = {n: p for n, p in self._index.parameters.items() if n in used}
+        self._totals: dict[str, torch.Tensor] = {}
+
+    def accumulate(self, losses: torch.Tensor | None = None) -> None:
+        """Count the present gradients.
+
+        Args:
+            losses: None: the gradients that the user's `backward()` left in `.grad` (unscaled: with
+                a GradScaler, after `unscale_`; zero them between batches). A vector of losses, one
+                a sample: each sample's own gradient is taken, and `.grad` is left alone. A scalar:
+                one gradient, likewise.
+
+        Raises:
+            UsageError: There are no gradients, or they are not finite.
+        """
+        if losses is None:
+            self._count({n: p.grad for n, p in self._parameters.items()})
+            return
+        parameters = list(self._parameters.values())
+        flat = losses.reshape(-1)
+        for i, loss in enumerate(flat):
+            last = i + 1 == len(flat)
+            found = torch.autograd.grad(loss, parameters, retain_graph=not last, allow_unused=True)
+            self._count(dict(zip(self._parameters, found, strict=True)))
+
+    def _count(self, gradients: Mapping[str, torch.Tensor | None]) -> None:
+        here = {n: g.detach() for n, g in gradients.items() if g is not None}
+        if not here:
+            raise UsageError("no parameter has a gradient: call accumulate() after loss.backward()")
+        if not all(bool(torch.isfinite(g).all()) for g in here.values()):
+            raise UsageError("a gradient holds NaN or infinity: nothing was counted")
+        with torch.no_grad():
+            products = {n: self._product(self._parameters[n], g) for n, g in here.items()}
+            for group, slices in self._slices.items():
+                total = torch.zeros(self._index.sizes[group], dtype=torch.float64)
+                for part in slices:
+                    if part.name in products:
+                        total += part.sums(products[part.name], total.numel()).cpu()
+                if self.criterion == "taylor-abs":
+                    total = total.abs()
+                elif self.criterion == "fisher":
+                    total = total.square()
+                known = self._totals.get(group)
+                self._totals[group] = total if known is None else known + total
+        self.calls += 1
+
+    def _product(self, parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        found = parameter.detach().double() * gradient.to_dense().double()
+        return found.square() if self.criterion == "hessian" else found
+
+    def of(self, group: str) -> np.ndarray:
+        """Score of each unit of one group, larger stays. Shape `(units,)`."""
+        if not self.calls:
+            raise UsageError("no gradients were counted: call accumulate() after loss.backward()")
+        total: np.ndarray = self._totals[group].numpy()
+        if self.criterion == "movement":
+            return -total
+        mean: np.ndarray = np.abs(total) / self.calls
+        return mean / 2 if self.criterion in ("fisher", "hessian") else mean
+
+    def __call__(self, graph: DependencyGraph, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Scores of the named groups (`graphprune.decide.Scores`).
+
+        Raises:
+            UsageError: The groups are not those that gradients were collected for.
+        """
+        result = {}
+        for name in names:
+            if self._index.sizes.get(name) != graph.by_name[name].size:
+                raise UsageError(
+                    f"no gradients were collected for the {graph.by_name[name].size} units of "
+                    f"'{name}': analyse the module as it is now, and prune head dims in a step of "
+                    "their own"
+                )
+            result[name] = self.of(name)
+        return result
+
+
+def scores_from(
+    module: nn.Module,
+    losses: Callable[[], Iterable[torch.Tensor]],
+    criterion: str = "taylor",
+    *,
+    over: str = "readers",
+) -> Scores:
+    """Scores that are computed when a decision asks for them.
+
+    Args:
+        module: The module as it is pruned.
+        losses: Gives one loss (a scalar, or a vector with a loss for each sample) a batch, computed
+            with `module`. Gradients in `.grad` are left alone.
+        criterion: One of `CRITERIA`.
+        over: As for `GradientScores`.
+
+    Returns:
+        What `prune` takes as `scores=`.
+    """
+
+    def scored(graph: DependencyGraph, names: Sequence[str]) -> dict[str, np.ndarray]:
+        collected = GradientScores(module, graph, criterion, over=over)
+        for loss in losses():
+            collected.accumulate(loss)
+        return collected(graph, names)
+
+    return scored
+
+
+def _counted(slices: Sequence[Slices], over: str) -> tuple[Slices, ...]:
+    readers = tuple(s for s in slices if s.reads)
+    return tuple(slices) if over == "all" or not readers else readers
