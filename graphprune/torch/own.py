@@ -1,0 +1,103 @@
+"""The user's own class, kept: a smaller instance of it, where its attributes can say all sizes.
+
+What works is found by running it. Each rung of a ladder is tried only where the one before it does
+not compute what the masked original computes:
+
+1. sliced weights, and the attributes of torch's own layers that follow from them;
+2. attributes that the sizes in `forward` can be traced to (`torch/provenance.py`);
+3. attributes of equal value in modules that hold a size that changed (`torch/guesses.py`);
+4. a scale of attention that `forward` computes from a size that changed, folded into the weights
+   that make the queries (`torch/scales.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from graphprune.plan import Plan
+from graphprune.torch.attributes import Change, Standard, put
+from graphprune.torch.capture import Captured
+from graphprune.torch.copying import Copies
+from graphprune.torch.rewrite import Edit
+
+Check = Callable[[nn.Module], str]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What became of the user's own class.
+
+    Attributes:
+        module: A new instance of it, sliced; None where that is not possible.
+        why: One line: how, or why not.
+        changed: Every attribute that differs: `path.attribute: old -> new`.
+    """
+
+    module: nn.Module | None
+    why: str
+    changed: tuple[str, ...] = ()
+
+
+def own_class(
+    captured: Captured, plan: Plan, edits: Sequence[Edit], check: Check, fold: bool = True
+) -> Kept:
+    """A smaller instance of the user's own class. The module that was captured is not changed.
+
+    Args:
+        captured: The module, captured.
+        plan: What is removed.
+        edits: What became of the literal sizes of its graph (`torch.rewrite`).
+        check: Runs a candidate against the masked original: an empty text where they are equal,
+            otherwise the reason. It must leave the candidate as it finds it.
+        fold: Whether weights may be multiplied by a constant, so that attention keeps its scale.
+    """
+    if captured.module is None:
+        return Kept(None, "only a graph was given, no module")
+    try:
+        ladder = _Ladder(captured, plan, edits, check)
+    except Exception as error:
+        return Kept(None, f"the module cannot be copied ({_line(error)})")
+    return ladder.climb(fold)
+
+
+class _Ladder:
+    def __init__(
+        self, captured: Captured, plan: Plan, edits: Sequence[Edit], check: Check
+    ) -> None:
+        self.captured = captured
+        self.plan = plan
+        self.edits = edits
+        self.check = check
+        self.copies = Copies(captured, plan)
+        self.standard = Standard(captured, plan, edits)
+
+    def climb(self, fold: bool) -> Kept:
+        if self.copies.missing:
+            return Kept(None, f"'{self.copies.missing[0]}' is no tensor that the module holds")
+        first = self.attempt((), {}, "attributes of standard layers")
+        return first
+
+    def attempt(
+        self, changes: Sequence[Change], scale: dict[str, torch.Tensor], how: str
+    ) -> Kept:
+        """A candidate with some attributes changed, run against the masked original."""
+        assert self.captured.module is not None
+        try:
+            made = self.copies.make(scale)
+            done = self.standard.adapt(self.captured.module, made)
+            put(made, changes)
+            why = self.check(made)
+        except Exception as error:  # whatever the user's forward raises on sizes that do not fit
+            return Kept(None, _line(error))
+        if why:
+            return Kept(None, why)
+        return Kept(made, how, tuple(str(c) for c in [*done, *changes]))
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
