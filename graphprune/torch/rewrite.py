@@ -121,7 +121,10 @@ class _Rewrite:
         rule.resize(resize)
         changed: dict[str, tuple[Any, Any]] = {}
         for name, value in resize.edits.items():
-            changed[name] = concrete(call.arguments[name]), value
+            given = call.arguments[name]
+            changed[name] = concrete(given), value
+            if _is_size(given):
+                value = self._listed(node, [given], [value])[0]
             self._set(node, name, value)
         for name, wanted in resize.wanted.items():
             old = call.arguments[name]

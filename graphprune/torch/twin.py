@@ -248,15 +248,38 @@ def _indices(shape: Sequence[int], cut: Cut) -> torch.Tensor:
 
 
 def convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """Floating-point weights, and the types that the graph itself names, become `dtype`."""
+    """Floating-point weights, and the types that the graph itself names, become `dtype`.
+
+    So does what ops make of sizes and integers alone, which is of the default type.
+    """
     module.to(dtype)
     if not isinstance(module, fx.GraphModule):
         return
     floats = (torch.float32, torch.float16, torch.bfloat16)
-    for node in module.graph.nodes:
+    for node in list(module.graph.nodes):
         node.args = fx.node.map_aggregate(node.args, lambda a: dtype if a in floats else a)
         node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: dtype if a in floats else a)
+        if _of_default_type(node):
+            with module.graph.inserting_after(node):
+                cast = module.graph.call_function(torch.ops.aten.to.dtype, (node, dtype))
+            node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)
     module.recompile()
+
+
+def _of_default_type(node: fx.Node) -> bool:
+    """Whether floating-point numbers are made of no others."""
+    if node.op != "call_function" or not _floating(node) or in_place(node):
+        return False
+    return not any(_floating(n) for n in node.all_input_nodes)
+
+
+def _floating(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, list | tuple):
+        return any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in value)
+    if value is None:  # a weight
+        return node.op == "get_attr"
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def flat_inputs(

@@ -4,6 +4,7 @@ from graphprune.rules.aten import (  # noqa: F401
     attention,
     concat,
     conv,
+    einsum,
     elementwise,
     expand,
     gather,

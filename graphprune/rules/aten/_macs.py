@@ -8,6 +8,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from graphprune.rules.shared.einsum import contraction_macs
+
 
 def _of(call: Any, dims: Any, name: str) -> tuple[int, ...]:
     number = call.numbers[name]
@@ -43,3 +45,22 @@ def attention_macs(call: Any, dims: Any) -> int:
 def bilinear_macs(call: Any, dims: Any) -> int:
     """Output elements x both inputs."""
     return int(prod(dims(call.node)) * prod(_of(call, dims, "weight")[1:]))
+
+
+def einsum_macs(call: Any, dims: Any) -> int:
+    """Operands contracted pairwise from left to right."""
+    shapes = [tuple(dims(node)) for node in call.operands]
+    return contraction_macs(str(call.arguments["equation"]), shapes)
+
+
+def recurrent_macs(call: Any, dims: Any) -> int:
+    """Tokens x (W_ih + W_hh) of every layer and direction."""
+    shape = tuple(dims(call.operands[0]))
+    matrices = (tuple(dims(call.operands[i])) for i in call.numbers["params"])
+    return prod(shape[:-1]) * sum(prod(m) for m in matrices if len(m) == 2)
+
+
+def cell_macs(call: Any, dims: Any) -> int:
+    """Tokens x (W_ih + W_hh)."""
+    tokens = prod(_of(call, dims, "input")[:-1])
+    return tokens * (prod(_of(call, dims, "w_ih")) + prod(_of(call, dims, "w_hh")))

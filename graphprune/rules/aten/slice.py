@@ -45,7 +45,13 @@ def resize_slice(r: AtenResize) -> None:
     start, stop, _ = bounds(r.arg("start"), r.arg("end"), step, cut.size)
     first, last = moved(cut, start, stop, step)
     r.set("start", first)
-    r.set("end", last)
+    if not _open(r.call.arguments.get("end")):
+        r.set("end", last)
+
+
+def _open(end: object) -> bool:
+    """Up to the end, whatever it is."""
+    return end is None or (isinstance(end, int) and end >= 2**62)
 
 
 @aten_rule("slice", "slice_copy", resize=resize_slice)

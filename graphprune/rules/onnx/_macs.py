@@ -11,11 +11,13 @@ it is unknown. `MACS` maps (domain, op) to its function; what is not in it costs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import prod
 
 import onnx_ir as ir
+
+from graphprune.rules.shared.einsum import contraction_macs
 
 Dims = Callable[[ir.Value], tuple[int, ...]]
 MacFunction = Callable[[ir.Node, Dims], int]
@@ -54,29 +56,9 @@ def matmul_n_bits_macs(node: ir.Node, dims: Dims) -> int:
 
 
 def einsum_macs(node: ir.Node, dims: Dims) -> int:
-    """Einsum, operands contracted pairwise from left to right, as onnxruntime does.
-
-    A step in which no shared index is summed (an outer or elementwise product) counts 0 like any
-    other elementwise op; an index that only one operand has is summed before the product.
-    """
+    """Einsum, operands contracted pairwise from left to right, as onnxruntime does."""
     operands = [dims(value) for value in node.inputs if value is not None]
-    terms, output = einsum_terms(node.attributes["equation"].as_string(), operands)
-    sizes: dict[str, int] = {}
-    for term, shape in zip(terms, operands, strict=True):
-        for label, size in zip(term, shape, strict=True):
-            sizes[label] = max(size, sizes.get(label, 1))
-    total = 0
-    left = set(terms[0])
-    for position, term in enumerate(terms[1:], start=2):
-        needed = set(output).union(*terms[position:])
-        right = set(term)
-        summed = (left & right) - needed
-        left = {label for label in left if label in needed or label in right}
-        right = {label for label in right if label in needed or label in left}
-        if summed:
-            total += prod(sizes[label] for label in left | right)
-        left = (left | right) & needed
-    return total
+    return contraction_macs(node.attributes["equation"].as_string(), operands)
 
 
 def lstm_macs(node: ir.Node, dims: Dims) -> int:
@@ -193,31 +175,6 @@ MACS: dict[tuple[str, str], MacFunction] = {
     (_ORT, "MultiHeadAttention"): multi_head_attention_macs,
     (_ORT, "GroupQueryAttention"): grouped_query_attention_macs,
 }
-
-
-def einsum_terms(
-    equation: str, operands: Sequence[tuple[int, ...]]
-) -> tuple[list[list[str]], list[str]]:
-    """The index labels of each operand and of the output; an ellipsis becomes `...2`, `...1`."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    rank = 0
-
-    def split(term: str, ellipsis_rank: int) -> list[str]:
-        before, dots, after = term.partition("...")
-        # Right-aligned, as broadcasting is: the last ellipsis axis has the same label everywhere.
-        hidden = [f"...{i}" for i in range(ellipsis_rank, 0, -1)] if dots else []
-        return [*before, *hidden, *after]
-
-    terms = []
-    for term, shape in zip(left.split(","), operands, strict=True):
-        ellipsis_rank = len(shape) - len(term.replace("...", ""))
-        rank = max(rank, ellipsis_rank if "..." in term else 0)
-        terms.append(split(term, ellipsis_rank))
-    if arrow:
-        return terms, split(right, rank)
-    letters = [label for term in terms for label in term if not label.startswith("...")]
-    once = sorted(label for label in letters if letters.count(label) == 1)
-    return terms, [*split("...", rank), *once]
 
 
 def _value(node: ir.Node, index: int) -> ir.Value | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from fused import found, model, reasons, shortened, weight
 
-from graphprune.rules.onnx.einsum import creating
+from graphprune.rules.shared.einsum import creating
 
 
 @pytest.mark.parametrize(
