@@ -41,6 +41,8 @@ LAYERS = (
     "report",
     "torch.call",
     "torch.shapes",
+    "torch.switch",
+    "torch.tidy",
     "torch.capture",
     "torch.context",
     "torch.slicing",

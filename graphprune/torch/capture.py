@@ -15,6 +15,9 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import UnsupportedModelError, UsageError
+from graphprune.torch.inline import inline_regions
+from graphprune.torch.switch import switchable
+from graphprune.torch.tidy import tidy
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +152,8 @@ def capture(
         if errors:
             notes = (f"captured in eval mode, since train mode failed: {errors[0]}", *notes)
         captured = _of_program(program)
-        return Captured(
-            model, captured.graph_module, inputs, named, train, captured.dynamic, tuple(notes)
-        )
+        graph_module = switchable(captured.graph_module) if train else captured.graph_module
+        return Captured(model, graph_module, inputs, named, train, captured.dynamic, tuple(notes))
     raise UnsupportedModelError(
         f"torch.export does not get through {type(model).__name__}: {errors[-1]}; check that it runs "
         "on the example inputs, and that nothing in forward depends on the contents of tensors"
@@ -160,8 +162,10 @@ def capture(
 
 def _of_program(program: torch.export.ExportedProgram) -> Captured:
     example: Any = program.example_inputs or ((), {})
-    graph_module = program.module(check_guards=False)
-    assert isinstance(graph_module, fx.GraphModule)
+    exported = program.module(check_guards=False)
+    assert isinstance(exported, fx.GraphModule)
+    graph_module = tidy(fx.GraphModule(exported, exported.graph))  # whose train() and eval() work
+    inline_regions(graph_module)
     dynamic = any(
         not isinstance(n, int)
         for node in graph_module.graph.nodes

@@ -1,0 +1,320 @@
+"""A pruned module against the masked original: outputs, gradients, running statistics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from graphprune.plan import Plan
+from graphprune.torch.capture import Captured, mode
+from graphprune.torch.slicing import parameter_cuts, slice_tensor
+from graphprune.torch.twin import Twin, convert
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-5}
+GRADIENT_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+_LITTLE = 1e-6
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What comparing found.
+
+    Attributes:
+        reason: Empty where nothing differs; else one line.
+        abs_error: Largest absolute error of an output.
+        rel_error: The same relative to the output's largest magnitude.
+        gradient_error: Largest relative error of a gradient.
+        weak: What proves little, one sentence each.
+        checked: Outputs, gradients and buffers that were compared.
+    """
+
+    reason: str = ""
+    abs_error: float = 0.0
+    rel_error: float = 0.0
+    gradient_error: float = 0.0
+    weak: tuple[str, ...] = ()
+    checked: int = 0
+
+
+class Oracle:
+    """The masked original in double precision, and what it computes of some inputs.
+
+    Args:
+        captured: The original.
+        plan: What is removed.
+        seed: Of the random inputs.
+    """
+
+    def __init__(self, captured: Captured, plan: Plan, seed: int = 0) -> None:
+        self.captured = captured
+        self.plan = plan
+        self.twin = Twin(captured, plan, dtype=torch.float64)
+        self.inputs = tuple(examples(captured, seed))
+        self._buffers_of = {n: b.clone() for n, b in self.twin.module.named_buffers()}
+        self._known: dict[tuple[int, bool], tuple[Any, ...]] = {}
+
+    def difference(
+        self, module: nn.Module, *, train: bool = False, gradients: bool = True
+    ) -> Difference:
+        """How `module` differs from the masked original.
+
+        Args:
+            module: The user's class or a graph, pruned; not changed.
+            train: In train mode, with dropout switched off; buffers are compared too.
+            gradients: Compare the gradients of all parameters.
+        """
+        try:
+            double = _double(module)
+        except Exception as error:  # whatever a module's own __deepcopy__ raises
+            return Difference(f"it cannot be copied: {_line(error)}")
+        found = Difference()
+        buffers = {n: b.clone() for n, b in double.named_buffers()}
+        with _without_dropout(double if train else None):
+            for number in range(len(self.inputs)):
+                # Gradients at one input are enough; another batch size shows sizes that are wrong.
+                found = _merged(found, self._one(double, number, train, gradients and not number))
+                if found.reason:
+                    break
+                _restore(double, buffers)
+        return found
+
+    def _one(self, module: nn.Module, number: int, train: bool, gradients: bool) -> Difference:
+        args, kwargs = self.inputs[number]
+        wanted, wanted_gradients, wanted_buffers = self._expected(number, train, gradients)
+        try:
+            with mode(module, train):
+                got, own = _run(lambda: module(*args, **kwargs), module, gradients)
+        except Exception as error:  # whatever forward raises at sizes that do not fit
+            return Difference(f"it does not run: {_line(error)}")
+        outputs = _compare(wanted, got)
+        if not outputs.reason and train:
+            outputs = _merged(outputs, self._buffers(module, wanted_buffers))
+        if outputs.reason or not gradients:
+            return outputs
+        cuts = parameter_cuts(self.plan)
+        names = self._names()
+        worst, checked = 0.0, 0
+        scale = max([float(g.abs().max()) for g in wanted_gradients.values()] or [0.0])
+        for path, gradient in own.items():
+            name = names.get(path, path)
+            expected = wanted_gradients.get(name)
+            if expected is None:
+                continue
+            expected = slice_tensor(expected, cuts.get(name, ()))
+            if expected.shape != gradient.shape:
+                return Difference(f"the gradient of '{path}' has another shape")
+            error = float((expected - gradient).abs().max()) / max(scale, 1e-300)
+            if not error <= GRADIENT_TOLERANCE[torch.float64]:
+                return Difference(f"the gradient of '{path}' differs by {error:.1e}")
+            worst, checked = max(worst, error), checked + 1
+        return _merged(outputs, Difference(gradient_error=worst, checked=checked))
+
+    def _buffers(self, module: nn.Module, wanted: Mapping[str, torch.Tensor]) -> Difference:
+        names, cuts = self._names(), parameter_cuts(self.plan)
+        checked = 0
+        for path, tensor in module.named_buffers():
+            name = names.get(path, path)
+            if name not in wanted or not tensor.is_floating_point():
+                continue
+            expected = slice_tensor(wanted[name], cuts.get(name, ()))
+            error = float((expected - tensor).abs().max()) if tensor.numel() else 0.0
+            if not error <= 1e-9 * max(1.0, float(expected.abs().max())):
+                return Difference(f"the buffer '{path}' differs by {error:.1e}")
+            checked += 1
+        return Difference(checked=checked)
+
+    def _names(self) -> dict[str, str]:
+        aliases = self.captured.weights.aliases
+        return {path: name for name, paths in aliases.items() for path in paths}
+
+    def _expected(self, number: int, train: bool, gradients: bool) -> tuple[Any, Any, Any]:
+        key = number, train
+        if key not in self._known:
+            args, kwargs = self.inputs[number]
+            graph = self.twin.module
+            with mode(graph, train), _without_dropout(graph if train else None):
+                out, own = _run(lambda: self.twin(*args, **kwargs), graph, gradients)
+            after = {n: b.clone() for n, b in graph.named_buffers()}
+            _restore(graph, self._buffers_of)
+            names = self._names()
+            by_name = {names.get(path, path): g for path, g in own.items()}
+            buffers = {names.get(path, path): b for path, b in after.items()}
+            self._known[key] = out, by_name, buffers
+        return self._known[key]  # type: ignore[return-value]
+
+
+def examples(captured: Captured, seed: int = 0) -> Iterator[Inputs]:
+    """The example inputs in double precision, and others of another batch size where that varies."""
+    given = captured.args, dict(captured.kwargs)
+    if not captured.dynamic:
+        yield pytree.tree_map(_as_double, given)
+        return
+    given = pytree.tree_map(_two_rows, given)
+    yield pytree.tree_map(_as_double, given)
+    generator = torch.Generator().manual_seed(seed)
+
+    def other(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or not leaf.ndim or not leaf.numel():
+            return leaf
+        leaf = leaf.detach()
+        rows = torch.cat([leaf, leaf[:1]])
+        order = torch.randperm(len(rows), generator=generator)
+        rows = rows[order]
+        if not rows.is_floating_point():
+            return rows
+        noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
+        spread = float(rows.double().std()) if rows.numel() > 1 else 1.0
+        return rows.double() + spread * noise.to(rows.device)
+
+    yield pytree.tree_map(other, given)
+
+
+def _two_rows(leaf: Any) -> Any:
+    """Two rows are enough, and are what a small example is made to have."""
+    if not isinstance(leaf, torch.Tensor) or not leaf.ndim:
+        return leaf
+    return leaf[:2] if len(leaf) > 1 else torch.cat([leaf, leaf])
+
+
+def _restore(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _as_double(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        leaf = leaf.detach()
+        return leaf.double() if leaf.is_floating_point() else leaf
+    return leaf
+
+
+def _double(module: nn.Module) -> nn.Module:
+    double = copy.deepcopy(module)
+    convert(double, torch.float64)
+    return double
+
+
+def _run(
+    call: Callable[[], Any], module: nn.Module, gradients: bool
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """Floating-point outputs, and gradients of a fixed random sum of them."""
+    parameters = dict(module.named_parameters())
+    for parameter in parameters.values():
+        parameter.grad = None
+    with torch.set_grad_enabled(gradients):
+        outputs = [t for t in pytree.tree_leaves(call()) if isinstance(t, torch.Tensor)]
+        floats = [t for t in outputs if t.is_floating_point()]
+        if gradients and any(t.requires_grad for t in floats):
+            loss = torch.zeros((), dtype=torch.float64)
+            for i, t in enumerate(floats):
+                generator = torch.Generator().manual_seed(i)
+                weight = torch.randn(t.shape, generator=generator, dtype=torch.float64)
+                loss = loss + (t.double() * weight.to(t.device)).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+    own = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+    for parameter in parameters.values():
+        parameter.grad = None
+    return [t.detach() for t in outputs], own
+
+
+def _compare(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> Difference:
+    if len(wanted) != len(got):
+        return Difference(f"it gives {len(got)} tensors, the original {len(wanted)}")
+    found = Difference()
+    for i, (a, b) in enumerate(zip(wanted, got, strict=True)):
+        if a.shape != b.shape:
+            return Difference(f"output {i} has shape {tuple(b.shape)}, not {tuple(a.shape)}")
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return Difference(f"output {i} differs")
+            continue
+        a, b = a.double(), b.double()
+        error = float((a - b).abs().max()) if a.numel() else 0.0
+        size = float(a.abs().max()) if a.numel() else 0.0
+        relative = error / size if size else error
+        weak: tuple[str, ...] = ()
+        if a.numel() > 1 and float(a.std()) <= _LITTLE * max(size, 1e-300):
+            weak = (f"output {i} hardly varies: equality proves little",)
+        if not relative <= TOLERANCE[torch.float64]:
+            return Difference(f"output {i} differs by {relative:.1e} of its largest value")
+        found = _merged(found, Difference("", error, relative, 0.0, weak, 1))
+    return found
+
+
+def _merged(a: Difference, b: Difference) -> Difference:
+    return Difference(
+        a.reason or b.reason,
+        max(a.abs_error, b.abs_error),
+        max(a.rel_error, b.rel_error),
+        max(a.gradient_error, b.gradient_error),
+        tuple(dict.fromkeys((*a.weak, *b.weak))),
+        a.checked + b.checked,
+    )
+
+
+@contextmanager
+def _without_dropout(module: nn.Module | None) -> Iterator[None]:
+    """Random numbers would differ where widths do: shares of dropout are 0 meanwhile."""
+    if module is None:
+        yield
+        return
+    before: list[tuple[nn.Module, str, float]] = []
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            dropping = name == "p" and "Dropout" in type(part).__name__
+            if isinstance(value, float) and (dropping or "drop" in name.lower()):
+                before.append((part, name, value))
+                setattr(part, name, 0.0)
+    literal: list[tuple[fx.Node, tuple[Any, ...], dict[str, Any]]] = []
+    if isinstance(module, fx.GraphModule):
+        for node in module.graph.nodes:
+            if _drops(node):
+                literal.append((node, node.args, dict(node.kwargs)))
+                _set_zero(node)
+        module.recompile()
+    try:
+        yield
+    finally:
+        for part, name, value in before:
+            setattr(part, name, value)
+        for node, args, kwargs in literal:
+            node.args, node.kwargs = args, kwargs
+        if isinstance(module, fx.GraphModule):
+            module.recompile()
+
+
+def _drops(node: fx.Node) -> bool:
+    name = str(getattr(node.target, "__name__", node.target))
+    if node.op != "call_function":
+        return False
+    return (
+        "dropout" in name or "bernoulli" in name or "scaled_dot_product" in name or "lstm" in name
+    )
+
+
+def _set_zero(node: fx.Node) -> None:
+    name = str(getattr(node.target, "__name__", node.target))
+    if "bernoulli" in name:
+        node.args = (node.args[0], 1.0, *node.args[2:])
+    elif "scaled_dot_product" in name:
+        if len(node.args) > 4:
+            node.update_arg(4, 0.0)
+        else:
+            node.update_kwarg("dropout_p", 0.0)
+    elif "dropout" in name:
+        node.update_arg(1, 0.0)
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
