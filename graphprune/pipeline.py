@@ -28,6 +28,7 @@ from graphprune.plan import Plan, Unpruned
 
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
+    from graphprune.certify.copy_check import CopyCheck
     from graphprune.measure.latency import Latency
     from graphprune.onnx.runtime import Session, Trial
     from graphprune.report.model import Report
@@ -62,10 +63,12 @@ class Work:
     original: ir.Model | None = None
     bindings: tuple[Mapping[str, int], ...] = ()
     shapes: tuple[Shapes, Shapes] | None = None
+    trials: tuple[Trial, ...] = ()
     timed: Trial | None = None
     graph: DependencyGraph | None = None
     plan: Plan | None = None
     pruned: ir.Model | None = None
+    copied: CopyCheck | None = None
     certificate: Certificate | None = None
     latency: Latency | None = None
     report: Report | None = None
@@ -120,7 +123,8 @@ def run_stage(work: Work) -> Work:
         one, two = find_trials(model, work.options.dims, work.options.seed, session)
         timed = _single(session, model, one, work.options)
     bindings = _planned(work, one.binding, two.binding)
-    return replace(work, bindings=bindings, shapes=shape_pair(model, *bindings), timed=timed)
+    shapes = shape_pair(model, *bindings)
+    return replace(work, bindings=bindings, shapes=shapes, trials=(one, two), timed=timed)
 
 
 def _planned(
@@ -177,7 +181,9 @@ def certify_stage(work: Work) -> Work:
     if not work.options.verify or not work.known_plan.tensors:
         return work
     from graphprune.certify.certificate import certify
+    from graphprune.certify.copy_check import with_copy
 
+    work = _compare_copy(work)
     certificate = certify(
         work.known_model,
         work.result,
@@ -191,7 +197,28 @@ def certify_stage(work: Work) -> Work:
             f"the pruned graph differs from the masked original: {certificate.first_difference}; "
             "nothing was written"
         )
+    if work.copied is not None:
+        certificate = with_copy(certificate, work.copied)
     return replace(work, certificate=certificate)
+
+
+def _compare_copy(work: Work) -> Work:
+    """Show once that the canonical copy, which the certificate is about, is the model."""
+    if work.copied is not None or not work.trials:
+        return work
+    from graphprune.certify.copy_check import check_copy, require_copy
+
+    assert work.loaded is not None
+    found = check_copy(
+        work.loaded.model,
+        work.known_model,
+        work.trials,
+        threads=work.options.threads,
+        provider=work.options.provider,
+        seed=work.options.seed,
+    )
+    require_copy(found)
+    return replace(work, copied=found)
 
 
 def measure_stage(work: Work) -> Work:
@@ -347,8 +374,11 @@ def verify(
 
     Raises:
         UsageError: No plan, or one of another model.
+        CertificateError: The canonical copy of `original`, which is compared, differs from it.
     """
     from graphprune.certify.certificate import certify
+    from graphprune.certify.copy_check import check_copy, require_copy, with_copy
+    from graphprune.onnx.runtime import find_trials
 
     if plan is None:
         raise UsageError(
@@ -362,7 +392,7 @@ def verify(
     if dims:
         bindings = list(default_bindings(model, dims))
     report = progress or (lambda *_: None)
-    return certify(
+    certificate = certify(
         model,
         load(_source(pruned)).model,
         plan,
@@ -370,6 +400,11 @@ def verify(
         seed=seed,
         progress=lambda share: report("certify", share),
     )
+    if certificate.status == "failed" or _weight_bytes(model) > RUN_LIMIT:
+        return certificate
+    found = check_copy(loaded.model, model, find_trials(model, dims, seed), seed=seed)
+    require_copy(found)
+    return with_copy(certificate, found)
 
 
 def _single(session: Session, model: ir.Model, trial: Trial, options: Options) -> Trial:

@@ -44,6 +44,8 @@ class Certificate:
         tensor_max_rel_error: Largest relative error of any tensor.
         checked_structure: Initializer uses and nodes that were checked without running the graphs.
         level: How much was checked: `full`, `layerwise` or `structural`.
+        copy_max_rel_error: Largest relative error of an output of the unmasked original, in its
+            canonical form, against the model as it was given; None where that was not run.
     """
 
     status: Status
@@ -58,6 +60,7 @@ class Certificate:
     tensor_max_rel_error: float = 0.0
     checked_structure: int = 0
     level: Level = "full"
+    copy_max_rel_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report's `certificate`."""
@@ -68,6 +71,7 @@ class Certificate:
             "max_rel_error": self.max_rel_error,
             "tensor_max_abs_error": self.tensor_max_abs_error,
             "tensor_max_rel_error": self.tensor_max_rel_error,
+            "copy_max_rel_error": self.copy_max_rel_error,
             "bindings": [dict(sorted(b.items())) for b in self.bindings],
             "statistics_nodes": list(self.statistics_nodes),
             "checked_tensors": self.checked_tensors,
