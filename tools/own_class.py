@@ -1,8 +1,8 @@
 """How often the user's own class is kept by the torch front end, and by which rung of the ladder.
 
-    python -m tools.own_class --out own.jsonl transformers:bert torchvision:resnet18 timm:levit_128
-    python -m tools.own_class --out own.jsonl --list
-    python -m tools.own_class --table own.jsonl
+python -m tools.own_class --out own.jsonl transformers:bert torchvision:resnet18 timm:levit_128
+python -m tools.own_class --out own.jsonl --list
+python -m tools.own_class --table own.jsonl
 """
 
 from __future__ import annotations
@@ -36,53 +36,49 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "head_dims": {"head_dims": 0.5},
 }
 
-TORCHVISION = (
-    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 "
-    "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 resnet50 "
-    "resnext50_32x4d shufflenet_v2_x1_0 squeezenet1_1 swin_t swin_v2_t vgg11_bn vit_b_32 "
-    "fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large regnet_x_400mf"
-).split()
-
-TIMM = (
-    "vit_tiny_patch16_224 deit_tiny_patch16_224 deit3_small_patch16_224 beit_base_patch16_224 "
-    "cait_xxs24_224 swin_tiny_patch4_window7_224 pvt_v2_b0 xcit_nano_12_p16_224 levit_128s "
-    "mobilevit_xs efficientformer_l1 poolformer_s12 mixer_s32_224 resmlp_12_224 gmlp_ti16_224 "
-    "convnextv2_atto convmixer_768_32 coat_lite_tiny twins_pcpvt_small crossvit_tiny_240 "
-    "ghostnet_100 resnest14d repvgg_a0 dpn48b eca_nfnet_l0 fastvit_t8 edgenext_xx_small "
-    "volo_d1_224 nest_tiny maxvit_rmlp_pico_rw_256 hrnet_w18_small regnety_002 res2net50_14w_8s"
-).split()
+TORCHVISION = [
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_32",
+    "fcn_resnet50",
+    "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
+    "regnet_x_400mf",
+]
 
 
 def names() -> list[str]:
     """The list that is measured."""
-    transformers = importlib.import_module("models_zoo.builders.transformers_models").NAMES
-    return [
-        *(f"transformers:{n}" for n in transformers),
-        *(f"torchvision:{n}" for n in TORCHVISION),
-        *(f"timm:{n}" for n in TIMM),
-    ]
+    found = [f"torchvision:{n}" for n in TORCHVISION]
+    for family in ("transformers", "timm"):
+        listed = importlib.import_module(f"models_zoo.builders.{family}_models").NAMES
+        found += [f"{family}:{n}" for n in listed]
+    return found
 
 
 def sample(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A live module and its inputs by name."""
     family, _, key = name.partition(":")
-    if family != "timm":
-        found = importlib.import_module(f"models_zoo.builders.{family}_models").sample(key)
-        return found.module, dict(found.inputs)
-    from models_zoo.builders.live import enliven, live_images
-    from models_zoo.builders.torchvision_models import Classifier, shorten
-    from models_zoo.builders.torchvision_shim import torchvision
-
-    torchvision()
-    timm = importlib.import_module("timm")
-    torch.manual_seed(0)
-    inner = timm.create_model(key, pretrained=False, num_classes=50)
-    module = Classifier(inner)
-    shorten(module, keep=2)
-    size = int(inner.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
-    image = live_images((4, 3, size, size), 1)
-    enliven(module, {"image": image}, 0)
-    return module, {"image": image[:2]}
+    found = importlib.import_module(f"models_zoo.builders.{family}_models").sample(key)
+    return found.module, dict(found.inputs)
 
 
 def measure(name: str, captured: Captured, setting: str) -> dict[str, Any]:
@@ -153,7 +149,9 @@ def main() -> None:
                     records.append(measure(name, captured, setting))
                 except Exception as error:
                     why = f"{type(error).__name__}: {error}"[:300]
-                    records.append({"model": name, "setting": setting, "outcome": "error", "why": why})
+                    records.append(
+                        {"model": name, "setting": setting, "outcome": "error", "why": why}
+                    )
                 print(json.dumps(records[-1]), flush=True)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"[:300]

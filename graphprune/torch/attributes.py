@@ -89,9 +89,7 @@ class Standard:
                     changes.append(Change(path, "use_nested_tensor", True, False))
         return tuple(changes)
 
-    def _attributes(
-        self, path: str, old: nn.Module, new: nn.Module
-    ) -> Iterator[tuple[str, Any]]:
+    def _attributes(self, path: str, old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Any]]:
         """Name and value of what a layer's attributes must be."""
         weight = _shape(new, "weight")
         if isinstance(new, _Conv):
@@ -232,11 +230,12 @@ def put(module: nn.Module, changes: Sequence[Change]) -> None:
 
 
 def _assign(holder: Any, name: str, value: Any) -> None:
+    before = holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
+    if isinstance(value, tuple) and isinstance(before, tuple | list):
+        value = type(before)(value)
     if isinstance(holder, dict):
         holder[name] = value
     elif name in getattr(holder, "__dict__", {}):
         holder.__dict__[name] = value
     else:
         setattr(holder, name, value)
-
-

@@ -122,7 +122,12 @@ class MultiheadAttention(nn.MultiheadAttention):
         )
 
     def _mask(
-        self, given: Tensor | None, padding: Tensor | None, batch: int, keys: int, dtype: torch.dtype
+        self,
+        given: Tensor | None,
+        padding: Tensor | None,
+        batch: int,
+        keys: int,
+        dtype: torch.dtype,
     ) -> Tensor | None:
         """Both masks as one that is added to the scores `[batch, heads, length, keys]`."""
         mask: Tensor | None = None

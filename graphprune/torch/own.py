@@ -12,7 +12,7 @@ not compute what the masked original computes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,13 @@ from graphprune.plan import Plan
 from graphprune.torch.attributes import Change, Standard, put
 from graphprune.torch.capture import Captured
 from graphprune.torch.copying import Copies
+from graphprune.torch.provenance import Traced, attributes, trace
 from graphprune.torch.rewrite import Edit
+from graphprune.torch.solve import Solution, changes, solve
+from graphprune.torch.tags import Attribute
+
+#: Values that are tried for attributes that would have to be several numbers.
+_VARIANTS = 3
 
 Check = Callable[[nn.Module], str]
 
@@ -65,9 +71,7 @@ def own_class(
 
 
 class _Ladder:
-    def __init__(
-        self, captured: Captured, plan: Plan, edits: Sequence[Edit], check: Check
-    ) -> None:
+    def __init__(self, captured: Captured, plan: Plan, edits: Sequence[Edit], check: Check) -> None:
         self.captured = captured
         self.plan = plan
         self.edits = edits
@@ -79,11 +83,51 @@ class _Ladder:
         if self.copies.missing:
             return Kept(None, f"'{self.copies.missing[0]}' is no tensor that the module holds")
         first = self.attempt((), {}, "attributes of standard layers")
-        return first
+        if first.module is not None:
+            return first
+        second = self.traced()
+        return second if second.module is not None else first
 
-    def attempt(
-        self, changes: Sequence[Change], scale: dict[str, torch.Tensor], how: str
-    ) -> Kept:
+    def traced(self) -> Kept:
+        """The attributes that sizes in `forward` come from."""
+        try:
+            traced = trace(self.captured, self.plan, self.copies.skeleton())
+        except Exception as error:  # torch.export raises whatever the module or dynamo raises
+            return Kept(None, f"its sizes cannot be traced ({_line(error)})")
+        solution = solve(traced, self.known(traced))
+        failed = Kept(None, "")
+        for values in _variants(solution):
+            found = changes(values, traced.old)
+            failed = self.attempt(
+                found, {}, f"sizes of forward traced to attributes: {_few(found)}"
+            )
+            if failed.module is not None:
+                return failed
+        for attribute, wanted in solution.conflicts.items():
+            several = " and ".join(str(n) for n in sorted(wanted)) or "more than one number"
+            return Kept(None, f"'{attribute}' would have to be {several}")
+        return failed
+
+    def known(self, traced: Traced) -> dict[Attribute, int]:
+        """Attributes of standard layers that follow from their weights."""
+        assert self.captured.module is not None
+        made = self.copies.make()
+        self.standard.adapt(self.captured.module, made)
+        now = {
+            (path, name): holder[name] for holder, path, name in attributes(made) if name in holder
+        }
+        result: dict[Attribute, int] = {}
+        for leaf, before in traced.old.items():
+            if not isinstance(leaf, Attribute):
+                continue
+            value = now.get((leaf.path, leaf.name))
+            if leaf.index >= 0 and isinstance(value, list | tuple):
+                value = value[leaf.index] if leaf.index < len(value) else None
+            if isinstance(value, int) and value != before:
+                result[leaf] = value
+        return result
+
+    def attempt(self, changes: Sequence[Change], scale: dict[str, torch.Tensor], how: str) -> Kept:
         """A candidate with some attributes changed, run against the masked original."""
         assert self.captured.module is not None
         try:
@@ -96,6 +140,21 @@ class _Ladder:
         if why:
             return Kept(None, why)
         return Kept(made, how, tuple(str(c) for c in [*done, *changes]))
+
+
+def _variants(solution: Solution) -> Iterator[Mapping[Attribute, int]]:
+    """Attributes to try: where one would have to be several numbers, each of them."""
+    yield solution.values
+    most = max((len(n) for n in solution.conflicts.values()), default=0)
+    for k in range(min(most, _VARIANTS)):
+        more = {a: n[min(k, len(n) - 1)] for a, n in solution.conflicts.items() if n}
+        yield {**solution.values, **more}
+
+
+def _few(changes: Sequence[Change]) -> str:
+    """The first of some changes, in words."""
+    rest = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+    return f"{changes[0]}{rest}" if changes else "none"
 
 
 def _line(error: BaseException) -> str:
