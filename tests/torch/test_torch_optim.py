@@ -1,0 +1,322 @@
+"""Steps after pruning are those of training the masked original on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn, optim  # noqa: E402
+from torch.optim import swa_utils  # noqa: E402
+from training_nets import ConvNet, Smaller, images, smaller, train, trained  # noqa: E402
+
+from graphprune.errors import UsageError  # noqa: E402
+from graphprune.plan import Cut, Plan  # noqa: E402
+from graphprune.torch.ema import carry_ema  # noqa: E402
+from graphprune.torch.optim import carry_over  # noqa: E402
+from graphprune.torch.slicing import parameter_cuts, slice_tensor  # noqa: E402
+from graphprune.torch.twin import Twin  # noqa: E402
+
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
+    "sgd": lambda p: optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda p: optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": lambda p: optim.Adam(p, 1e-3, weight_decay=0.01),
+    "adam-for-each": lambda p: optim.Adam(p, 1e-3, weight_decay=0.01, foreach=True),
+    "adam-fused": lambda p: optim.Adam(p, 1e-3, weight_decay=0.01, fused=True),
+    "adamw": lambda p: optim.AdamW(p, 1e-3, weight_decay=0.1, amsgrad=True),
+    "nadam": lambda p: optim.NAdam(p, 1e-3),
+    "radam": lambda p: optim.RAdam(p, 1e-3),
+    "adamax": lambda p: optim.Adamax(p, 1e-3, weight_decay=0.01),
+    "rmsprop": lambda p: optim.RMSprop(p, 1e-3, momentum=0.9, centered=True, weight_decay=0.01),
+    "adagrad": lambda p: optim.Adagrad(p, 1e-2, initial_accumulator_value=0.1),
+    "adadelta": lambda p: optim.Adadelta(p, 0.5),
+    "asgd": lambda p: optim.ASGD(p, 1e-2, t0=1),
+    "rprop": lambda p: optim.Rprop(p, 1e-3),
+}
+BEFORE, AFTER = (100, 101, 102, 103), (200, 201, 202)
+
+
+@pytest.fixture(scope="module")
+def start() -> nn.Module:
+    return trained(dtype=torch.float64)
+
+
+def pruned(net: nn.Module) -> Smaller:
+    return smaller(net, images(4, 0)[0].double(), channels=0.5, align=1, residual=True)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_three_steps_equal_masked_training(start: nn.Module, name: str) -> None:
+    net = copy.deepcopy(start).train()
+    optimizer = OPTIMIZERS[name](net.parameters())
+    train(net, optimizer, BEFORE)
+    result = pruned(net)
+
+    twin = Twin(result.captured, result.plan)
+    kept = dict(twin.module.named_parameters())
+    masked = OPTIMIZERS[name]([kept[n] for n, _ in net.named_parameters()])
+    masked.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    carry_over(optimizer, result.pairs)
+    held = [p for g in optimizer.param_groups for p in g["params"]]
+    assert [id(p) for p in held] == [id(result.pairs[p][0]) for p in net.parameters()]
+    assert set(optimizer.state) <= set(held)
+    before = {n: p.detach().clone() for n, p in result.module.named_parameters()}
+    train(result.module, optimizer, AFTER)
+    train_twin(twin, masked)
+
+    cuts = parameter_cuts(result.plan)
+    assert sum(p.numel() for p in result.module.parameters()) < 0.6 * sum(
+        p.numel() for p in net.parameters()
+    )
+    for path, parameter in result.module.named_parameters():
+        expected = slice_tensor(kept[path].detach(), cuts.get(path, ()))
+        moved = (parameter - before[path]).abs().max()
+        assert moved > 1e-6, path
+        assert (parameter - expected).abs().max() < 1e-6 * max(1.0, float(expected.abs().max()))
+        assert (parameter - expected).abs().max() < 1e-3 * moved
+    for path, buffer in result.module.named_buffers():
+        if buffer.is_floating_point():
+            expected = slice_tensor(dict(twin.module.named_buffers())[path], cuts.get(path, ()))
+            assert (buffer - expected).abs().max() < 1e-6
+
+
+def train_twin(twin: Twin, optimizer: optim.Optimizer) -> None:
+    for seed in AFTER:
+        x, y = images(16, seed)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(twin(x.double()), y).backward()
+        optimizer.step()
+
+
+def test_groups_and_schedulers_stay(start: nn.Module) -> None:
+    net = copy.deepcopy(start)
+    biases = [p for p in net.parameters() if p.ndim < 2]
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    optimizer = optim.SGD(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": biases, "lr": 0.3}],
+        lr=0.1,
+        momentum=0.9,
+    )
+    groups, lists = list(optimizer.param_groups), [g["params"] for g in optimizer.param_groups]
+    scheduler = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    train(net, optimizer, BEFORE)
+    scheduler.step()
+    result = pruned(net)
+    carry_over(optimizer, result.pairs)
+    assert all(a is b for a, b in zip(groups, optimizer.param_groups, strict=True))
+    assert all(a is g["params"] for a, g in zip(lists, groups, strict=True))
+    assert [len(x) for x in lists] == [len(matrices), len(biases)]
+    assert groups[0]["weight_decay"] == 0.1
+    scheduler.step()
+    assert [g["lr"] for g in groups] == pytest.approx([0.025, 0.075])
+    state = optimizer.state_dict()
+    fresh = optim.SGD([{"params": list(x)} for x in lists], lr=1)
+    fresh.load_state_dict(state)  # a checkpoint fits the pruned module
+    train(result.module, optimizer, AFTER)
+
+
+def test_accumulated_gradients_are_cut(start: nn.Module) -> None:
+    net = copy.deepcopy(start)
+    optimizer = optim.Adam(net.parameters())
+    net(images(4, 5)[0].double()).square().sum().backward()
+    result = pruned(net)
+    carry_over(optimizer, result.pairs)
+    for old, (new, cuts) in result.pairs.items():
+        assert torch.equal(new.grad, slice_tensor(old.grad, cuts))
+
+
+def test_grad_scaler_goes_on(start: nn.Module) -> None:
+    net = copy.deepcopy(start).float()
+    optimizer = optim.AdamW(net.parameters(), 1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+
+    def step(module: nn.Module, seed: int) -> None:
+        x, y = images(8, seed)
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(module(x), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(net, 1)
+    step(net, 2)
+    result = smaller(net, images(4, 0)[0], channels=0.5, align=1)
+    carry_over(optimizer, result.pairs)
+    before = [p.detach().clone() for p in result.module.parameters()]
+    step(result.module, 3)
+    assert scaler.get_scale() == 2048.0  # three good steps, counted through the pruning
+    assert all(
+        not torch.equal(a, b) for a, b in zip(before, result.module.parameters(), strict=True)
+    )
+
+
+class Blocks(optim.SGD):
+    """Keeps one number a row, as block-wise optimizers do."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["row_scale"] = torch.ones(p.shape[0], 1)
+        return super().step(closure)
+
+
+class Lists(optim.SGD):
+    """Keeps a history that nobody outside can read."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["history"] = [p.detach().clone()]
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: optim.Adafactor(p), "Adafactor cannot be carried over"),
+        (lambda p: optim.LBFGS(p), "LBFGS cannot be carried over"),
+        (lambda p: optim.Muon([q for q in p if q.ndim == 2]), "Muon cannot be carried over"),
+        (lambda p: Blocks(p, 1e-3), "Blocks cannot be carried over, its state 'row_scale'"),
+        (lambda p: Lists(p, 1e-3), "Lists cannot be carried over, its state 'history'"),
+    ],
+)
+def test_others_are_refused_and_nothing_is_changed(start: nn.Module, make, words: str) -> None:
+    net = copy.deepcopy(start)
+    optimizer = make(list(net.parameters()))
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = net(images(8, 3)[0].double()).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    before = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    states = {id(p): dict(s) for p, s in optimizer.state.items()}
+    result = pruned(net)
+    with pytest.raises(UsageError, match=words) as error:
+        carry_over(optimizer, result.pairs)
+    assert "\n" not in str(error.value)
+    assert "make a new one" in str(error.value)
+    assert before == [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert {id(p): dict(s) for p, s in optimizer.state.items()}.keys() == states.keys()
+    assert all(p.grad is None for p in result.module.parameters())
+
+
+def test_optimizer_of_another_model(start: nn.Module) -> None:
+    result = pruned(copy.deepcopy(start))
+    other = optim.Adam(ConvNet().parameters())
+    with pytest.raises(UsageError, match="holds no parameter of the module"):
+        carry_over(other, result.pairs)
+
+
+def test_parameters_of_a_loss_stay(start: nn.Module) -> None:
+    """A loss with weights of its own is trained along, and is nobody's to prune."""
+    net, centres = copy.deepcopy(start), nn.Parameter(torch.randn(5, 5, dtype=torch.float64))
+    optimizer = optim.SGD([*net.parameters(), centres], 0.1, momentum=0.9)
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    held = optimizer.state[centres]["momentum_buffer"]
+    carry_over(optimizer, pruned(net).pairs)
+    assert optimizer.param_groups[0]["params"][-1] is centres
+    assert optimizer.state[centres]["momentum_buffer"] is held
+
+
+def test_cuts_that_do_not_fit_are_an_error() -> None:
+    old, new = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(3, 3))
+    cut = Cut(0, 4, torch.tensor([0, 2]).numpy())
+    optimizer = optim.SGD([old], 0.1)
+    with pytest.raises(UsageError, match="plan is of another module"):
+        carry_over(optimizer, {old: (new, (cut,))})
+    assert optimizer.param_groups[0]["params"][0] is old
+
+
+def test_wrapped_optimizers_are_seen_through(start: nn.Module) -> None:
+    class Wrapper(optim.Optimizer):
+        def __init__(self, inner: optim.Optimizer) -> None:
+            self.optimizer = inner
+
+        param_groups = property(lambda self: self.optimizer.param_groups)
+        state = property(lambda self: self.optimizer.state)
+
+    net = copy.deepcopy(start)
+    inner = optim.Adam(net.parameters())
+    train(net, inner, BEFORE[:1])
+    result = pruned(net)
+    carry_over(Wrapper(inner), result.pairs)
+    assert inner.param_groups[0]["params"][0] is result.pairs[net.stem.weight][0]
+    train(result.module, inner, AFTER[:1])
+
+
+class TestEma:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def parts(start: nn.Module) -> tuple[nn.Module, Smaller]:
+        """An average of a net's training, and the pruned net."""
+        net = copy.deepcopy(start)
+        averaged = swa_utils.AveragedModel(
+            net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.8), use_buffers=True
+        )
+        optimizer = optim.Adam(net.parameters(), 1e-2)
+        for seed in BEFORE:
+            train(net, optimizer, [seed])
+            averaged.update_parameters(net)
+        return averaged, pruned(net)
+
+    @staticmethod
+    def check(values: dict[str, torch.Tensor], original: nn.Module, plan: Plan) -> None:
+        cuts = parameter_cuts(plan)
+        assert cuts
+        for path, tensor in original.state_dict().items():
+            assert torch.equal(values[path], slice_tensor(tensor, cuts.get(path, ()))), path
+
+    def test_averaged_model(self, parts) -> None:
+        averaged, result = parts
+        averaged = copy.deepcopy(averaged)
+        original = averaged.module
+        assert not torch.equal(original.stem.weight, result.captured.module.stem.weight)
+        count = averaged.n_averaged.clone()
+        assert carry_ema(averaged, result.plan, result.module) is averaged
+        assert averaged.n_averaged == count
+        self.check(averaged.module.state_dict(), original, result.plan)
+        averaged.update_parameters(result.module)  # goes on averaging
+        old = slice_tensor(original.stem.weight, parameter_cuts(result.plan)["stem.weight"])
+        expected = 0.8 * old + 0.2 * result.module.stem.weight
+        assert torch.allclose(averaged.module.stem.weight, expected)
+        averaged(images(2, 1)[0].double())
+
+    def test_copy_of_the_module(self, parts) -> None:
+        averaged, result = parts
+        copied = copy.deepcopy(averaged.module)
+        made = carry_ema(copied, result.plan, result.module)
+        self.check(made.state_dict(), averaged.module, result.plan)
+        assert torch.equal(copied.stem.weight, averaged.module.stem.weight)
+        assert made is not result.module
+
+    @pytest.mark.parametrize("prefix", ["", "module."])
+    def test_state_dict(self, parts, prefix: str) -> None:
+        averaged, result = parts
+        state = {prefix + k: v for k, v in averaged.module.state_dict().items()}
+        made = carry_ema(state, result.plan)
+        assert list(made) == list(state)
+        plain = {k.removeprefix("module."): v for k, v in made.items()}
+        self.check(plain, averaged.module, result.plan)
+        result.module.load_state_dict(plain)
+
+    def test_of_another_model(self, parts) -> None:
+        averaged, result = parts
+        with pytest.raises(UsageError, match="of another model"):
+            carry_ema(ConvNet(width=8), result.plan, result.module)
+        with pytest.raises(UsageError, match="of another model"):
+            carry_ema({"weight": torch.ones(2)}, result.plan)
+        with pytest.raises(UsageError, match="copy of the pruned module"):
+            carry_ema(averaged, result.plan)
+        with pytest.raises(UsageError, match="type float"):
+            carry_ema(0.9, result.plan)
+        assert averaged.module.stem.weight.shape[0] == 16
