@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from graphprune.errors import UsageError
 from graphprune.plan import Cut, Plan
-from graphprune.torch.capture import named_tensors
+from graphprune.torch.capture import Captured, named_tensors
 from graphprune.torch.slicing import parameter_cuts, slice_tensor
 
 Aliases = Mapping[str, tuple[str, ...]]
@@ -19,27 +19,27 @@ Aliases = Mapping[str, tuple[str, ...]]
 
 
 def carry_ema(
-    ema: Any, plan: Plan, module: nn.Module | None = None, aliases: Aliases | None = None
-) -> Any:
-    """The averaged weights after `plan`.
+    ema: Any, plan: Plan, captured: Captured | None = None, module: nn.Module | None = None
+) -> None:
+    """Prune averaged weights in place.
 
     Args:
         ema: A `torch.optim.swa_utils.AveragedModel` or another wrapper that holds the copy as
-            `.module`: edited in place and returned. A deep-copied module: a pruned one is returned.
-            A state dict (its keys may start with `module.`): a new one is returned.
+            `.module`, which is replaced. A deep-copied module, if the class was kept. A state dict
+            (its keys may start with `module.`).
         plan: What the model was pruned by.
+        captured: The original, which knows what is tied; None: what `ema` itself shows to be tied.
         module: The pruned module; needed unless `ema` is a state dict. Not changed: the averaged
             values are put into a copy of it.
-        aliases: Paths of tied weights; None: those that `ema` itself shows to be tied.
-
-    Returns:
-        The pruned averages, of the kind that was given.
 
     Raises:
-        UsageError: `ema` is a copy of another model, or of an unknown kind. Nothing is changed then.
+        UsageError: `ema` is a copy of another model, or of a kind that cannot be changed in place.
+            Nothing is changed then.
     """
-    if isinstance(ema, Mapping):
-        return _state(ema, _by_path(plan, aliases or _tied(ema)))
+    aliases = None if captured is None else captured.weights.aliases
+    if isinstance(ema, MutableMapping):
+        ema.update(_cut(ema, plan, aliases))
+        return
     if not isinstance(ema, nn.Module):
         raise UsageError(
             f"an EMA of type {type(ema).__name__} is not known: give an AveragedModel, a copy of the "
@@ -51,20 +51,43 @@ def carry_ema(
         )
     inner = ema.module if isinstance(getattr(ema, "module", None), nn.Module) else ema
     assert isinstance(inner, nn.Module)
-    values = dict(named_tensors(inner))
-    made = _filled(module, _state(values, _by_path(plan, aliases or _tied(values))))
+    made = _filled(module, _cut(dict(named_tensors(inner)), plan, aliases))
+    parts = dict(inner.named_modules())
     for path, part in made.named_modules():
-        twin = dict(inner.named_modules()).get(path)
-        part.training = part.training if twin is None else twin.training
-    if inner is ema:
-        return made
-    ema.module = made
-    return ema
+        part.training = parts[path].training if path in parts else inner.training
+    if inner is not ema:
+        ema.module = made
+        return
+    if type(ema) is not type(made) or parts.keys() != dict(made.named_modules()).keys():
+        raise UsageError(
+            f"the pruned module is a {type(made).__name__}, which a copy of a {type(ema).__name__} "
+            "cannot become in place: give an AveragedModel or a state dict"
+        )
+    from graphprune.torch.prune import transplant
+
+    transplant(made, ema)
 
 
-def _by_path(plan: Plan, aliases: Aliases) -> dict[str, tuple[Cut, ...]]:
-    cuts = parameter_cuts(plan)
-    return {path: c for name, c in cuts.items() for path in (name, *aliases.get(name, ()))}
+def _cut(values: Mapping[str, Any], plan: Plan, aliases: Aliases | None) -> dict[str, Any]:
+    """Every tensor cut. Constants and non-persistent buffers may be missing in a state dict."""
+    tied = _tied(values) if aliases is None else aliases
+    cuts: dict[str, tuple[Cut, ...]] = {}
+    for name, found in parameter_cuts(plan).items():
+        cuts.update(dict.fromkeys((name, *tied.get(name, ())), found))
+    result: dict[str, Any] = {}
+    known = False
+    for path, value in values.items():
+        own = cuts.get(path, cuts.get(path.removeprefix("module."), ()))
+        result[path] = value
+        if own:
+            known = True
+            sizes = tuple(value.shape)
+            if any(c.axis >= len(sizes) or sizes[c.axis] != c.size for c in own):
+                raise UsageError(f"'{path}' of the EMA has shape {sizes}: it is of another model")
+            result[path] = slice_tensor(value.detach(), own)
+    if cuts and not known:
+        raise UsageError(f"the EMA has no '{next(iter(cuts))}': it is of another model")
+    return result
 
 
 def _tied(tensors: Mapping[str, Any]) -> Aliases:
@@ -75,24 +98,6 @@ def _tied(tensors: Mapping[str, Any]) -> Aliases:
             place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
             by_memory.setdefault(place, []).append(path.removeprefix("module."))
     return {p: tuple(paths) for paths in by_memory.values() if len(paths) > 1 for p in paths}
-
-
-def _state(values: Mapping[str, Any], cuts: Mapping[str, tuple[Cut, ...]]) -> dict[str, Any]:
-    """Every tensor cut. Constants and non-persistent buffers may be missing in a state dict."""
-    result: dict[str, Any] = {}
-    found = False
-    for path, value in values.items():
-        own = cuts.get(path, cuts.get(path.removeprefix("module."), ()))
-        result[path] = value
-        if own:
-            found = True
-            sizes = tuple(value.shape)
-            if any(c.axis >= len(sizes) or sizes[c.axis] != c.size for c in own):
-                raise UsageError(f"'{path}' of the EMA has shape {sizes}: it is of another model")
-            result[path] = slice_tensor(value.detach(), own)
-    if cuts and not found:
-        raise UsageError(f"the EMA has no '{next(iter(cuts))}': it is of another model")
-    return result
 
 
 def _filled(module: nn.Module, values: Mapping[str, Any]) -> nn.Module:

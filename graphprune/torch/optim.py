@@ -65,6 +65,25 @@ def carry_over(optimizer: Optimizer, pairs: Pairs) -> None:
         UsageError: The optimizer holds no parameter of the module, its step does not work element
             by element, or it has state of another shape than the parameter.
     """
+    moves = _moves(optimizer, pairs)
+    optimizer = innermost(optimizer)
+    for group in optimizer.param_groups:
+        group["params"][:] = [moves[p].new if p in moves else p for p in group["params"]]
+    for old, move in moves.items():
+        optimizer.state.pop(old, None)
+        if move.state is not None:
+            optimizer.state[move.new] = move.state
+        if move.new is not old:
+            move.new.grad = move.grad
+
+
+def check_optimizer(optimizer: Optimizer, pairs: Pairs) -> None:
+    """Raises UsageError where `carry_over` would; changes nothing."""
+    _moves(optimizer, pairs)
+
+
+def _moves(optimizer: Optimizer, pairs: Pairs) -> dict[nn.Parameter, _Move]:
+    """What becomes of every parameter of the module that the optimizer holds."""
     optimizer = innermost(optimizer)
     kind = type(optimizer).__name__
     for ancestor in type(optimizer).__mro__:
@@ -83,14 +102,7 @@ def carry_over(optimizer: Optimizer, pairs: Pairs) -> None:
             f"this {kind} holds two parameters that share memory and are one in the pruned module: "
             f"{_REMEDY}"
         )
-    for group in optimizer.param_groups:
-        group["params"][:] = [moves[p].new if p in moves else p for p in group["params"]]
-    for old, move in moves.items():
-        optimizer.state.pop(old, None)
-        if move.state is not None:
-            optimizer.state[move.new] = move.state
-        if move.new is not old:
-            move.new.grad = move.grad
+    return moves
 
 
 def innermost(optimizer: Optimizer) -> Optimizer:

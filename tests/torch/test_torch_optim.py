@@ -13,11 +13,16 @@ from torch import nn, optim  # noqa: E402
 from torch.optim import swa_utils  # noqa: E402
 from training_nets import ConvNet, Smaller, images, smaller, train, trained  # noqa: E402
 
+from graphprune.decide import decide  # noqa: E402
 from graphprune.errors import UsageError  # noqa: E402
+from graphprune.options import Options  # noqa: E402
 from graphprune.plan import Cut, Plan  # noqa: E402
+from graphprune.torch.capture import capture  # noqa: E402
 from graphprune.torch.ema import carry_ema  # noqa: E402
-from graphprune.torch.optim import carry_over  # noqa: E402
+from graphprune.torch.optim import carry_over, check_optimizer  # noqa: E402
+from graphprune.torch.prune import prune  # noqa: E402
 from graphprune.torch.slicing import parameter_cuts, slice_tensor  # noqa: E402
+from graphprune.torch.subject import TorchSubject  # noqa: E402
 from graphprune.torch.twin import Twin  # noqa: E402
 
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
@@ -199,6 +204,8 @@ def test_others_are_refused_and_nothing_is_changed(start: nn.Module, make, words
     before = [id(p) for g in optimizer.param_groups for p in g["params"]]
     states = {id(p): dict(s) for p, s in optimizer.state.items()}
     result = pruned(net)
+    with pytest.raises(UsageError, match=words):
+        check_optimizer(optimizer, result.pairs)
     with pytest.raises(UsageError, match=words) as error:
         carry_over(optimizer, result.pairs)
     assert "\n" not in str(error.value)
@@ -282,7 +289,7 @@ class TestEma:
         original = averaged.module
         assert not torch.equal(original.stem.weight, result.captured.module.stem.weight)
         count = averaged.n_averaged.clone()
-        assert carry_ema(averaged, result.plan, result.module) is averaged
+        carry_ema(averaged, result.plan, result.captured, result.module)
         assert averaged.n_averaged == count
         self.check(averaged.module.state_dict(), original, result.plan)
         averaged.update_parameters(result.module)  # goes on averaging
@@ -293,26 +300,61 @@ class TestEma:
 
     def test_copy_of_the_module(self, parts) -> None:
         averaged, result = parts
+        made = prune(result.captured.module, result.captured.args, plan=result.plan, own=True)
         copied = copy.deepcopy(averaged.module)
-        made = carry_ema(copied, result.plan, result.module)
-        self.check(made.state_dict(), averaged.module, result.plan)
-        assert torch.equal(copied.stem.weight, averaged.module.stem.weight)
-        assert made is not result.module
+        stem, calls = copied.stem, []
+        stem.register_forward_hook(lambda *_: calls.append(1))
+        carry_ema(copied, result.plan, result.captured, made.module)
+        self.check(copied.state_dict(), averaged.module, result.plan)
+        assert copied.stem is stem
+        assert stem.out_channels == stem.weight.shape[0] < 16
+        copied(images(2, 1)[0].double())
+        assert calls == [1]
+
+    def test_copy_where_the_class_is_lost(self, parts) -> None:
+        averaged, result = parts
+        copied = copy.deepcopy(averaged.module)
+        with pytest.raises(UsageError, match="cannot become in place"):
+            carry_ema(copied, result.plan, None, result.module)
+        assert copied.stem.weight.shape[0] == 16
 
     @pytest.mark.parametrize("prefix", ["", "module."])
     def test_state_dict(self, parts, prefix: str) -> None:
         averaged, result = parts
         state = {prefix + k: v for k, v in averaged.module.state_dict().items()}
-        made = carry_ema(state, result.plan)
-        assert list(made) == list(state)
-        plain = {k.removeprefix("module."): v for k, v in made.items()}
+        keys = list(state)
+        carry_ema(state, result.plan)
+        assert list(state) == keys
+        plain = {k.removeprefix("module."): v for k, v in state.items()}
         self.check(plain, averaged.module, result.plan)
         result.module.load_state_dict(plain)
+
+    def test_tied_weights_are_cut_at_all_their_paths(self) -> None:
+        class Tied(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.embed, self.mix = nn.Embedding(11, 16), nn.Linear(16, 16)
+                self.out = nn.Linear(16, 11, bias=False)
+                self.out.weight = self.embed.weight
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.out(torch.tanh(self.mix(self.embed(x))))
+
+        net, x = Tied(), torch.arange(8).reshape(2, 4)
+        captured = capture(net, (x,))
+        plan, _ = decide(TorchSubject(captured), Options(channels=0.5, align=1), lambda *_: None)
+        assert sorted(parameter_cuts(plan)) == ["embed.weight", "mix.bias", "mix.weight"]
+        shared = dict(net.state_dict())
+        carry_ema(shared, plan)  # the state dict shows what is tied
+        loose = {k: v.clone() for k, v in net.state_dict().items()}
+        carry_ema(loose, plan, captured)
+        for state in (shared, loose):
+            assert state["out.weight"].shape == state["embed.weight"].shape == (11, 8)
 
     def test_of_another_model(self, parts) -> None:
         averaged, result = parts
         with pytest.raises(UsageError, match="of another model"):
-            carry_ema(ConvNet(width=8), result.plan, result.module)
+            carry_ema(ConvNet(width=8), result.plan, None, result.module)
         with pytest.raises(UsageError, match="of another model"):
             carry_ema({"weight": torch.ones(2)}, result.plan)
         with pytest.raises(UsageError, match="copy of the pruned module"):
