@@ -36,33 +36,13 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "head_dims": {"head_dims": 0.5},
 }
 
-TORCHVISION = [
-    "alexnet",
-    "convnext_tiny",
-    "densenet121",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "googlenet",
-    "inception_v3",
-    "maxvit_t",
-    "mnasnet0_5",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "regnet_y_400mf",
-    "resnet18",
-    "resnet50",
-    "resnext50_32x4d",
-    "shufflenet_v2_x1_0",
-    "squeezenet1_1",
-    "swin_t",
-    "swin_v2_t",
-    "vgg11_bn",
-    "vit_b_32",
-    "fcn_resnet50",
-    "deeplabv3_mobilenet_v3_large",
-    "lraspp_mobilenet_v3_large",
-    "regnet_x_400mf",
-]
+TORCHVISION: tuple[str, ...] = (
+    *("alexnet", "convnext_tiny", "deeplabv3_mobilenet_v3_large", "densenet121"),
+    *("efficientnet_b0", "efficientnet_v2_s", "fcn_resnet50", "googlenet", "inception_v3"),
+    *("lraspp_mobilenet_v3_large", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"),
+    *("regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d"),
+    *("shufflenet_v2_x1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32"),
+)
 
 
 def names() -> list[str]:

@@ -24,6 +24,7 @@ from graphprune.torch.capture import Captured
 from graphprune.torch.copying import Copies
 from graphprune.torch.provenance import Traced, attributes, trace
 from graphprune.torch.rewrite import Edit
+from graphprune.torch.scales import folded, missing
 from graphprune.torch.solve import Solution, changes, solve
 from graphprune.torch.tags import Attribute
 
@@ -78,35 +79,61 @@ class _Ladder:
         self.check = check
         self.copies = Copies(captured, plan)
         self.standard = Standard(captured, plan, edits)
+        self.ran = False  # whether the last candidate did, with whatever result
 
     def climb(self, fold: bool) -> Kept:
         if self.copies.missing:
             return Kept(None, f"'{self.copies.missing[0]}' is no tensor that the module holds")
-        first = self.attempt((), {}, "attributes of standard layers")
-        if first.module is not None:
-            return first
-        second = self.traced()
-        return second if second.module is not None else first
+        kept = self.attempt((), "attributes of standard layers")
+        if kept.module is not None:
+            return kept
+        traced = self.trace()
+        differ: list[Sequence[Change]] = [()] if self.ran else []
+        reason = kept.why
+        if traced is not None:
+            solution = solve(traced, self.known(traced))
+            for values in _variants(solution):
+                found = changes(values, traced.old)
+                how = f"sizes of forward traced to attributes: {_few(found)}"
+                kept = self.attempt(found, how)
+                if kept.module is not None:
+                    return kept
+                reason = kept.why
+                differ += [found] if self.ran else []
+            reason = _conflict(solution) or reason
+        if fold:
+            kept = self.fold(differ)
+            if kept.module is not None:
+                return kept
+        return Kept(None, reason)
 
-    def traced(self) -> Kept:
-        """The attributes that sizes in `forward` come from."""
+    def trace(self) -> Traced | None:
+        """Where sizes in `forward` come from; None where the copy cannot be traced."""
         try:
-            traced = trace(self.captured, self.plan, self.copies.skeleton())
-        except Exception as error:  # torch.export raises whatever the module or dynamo raises
-            return Kept(None, f"its sizes cannot be traced ({_line(error)})")
-        solution = solve(traced, self.known(traced))
-        failed = Kept(None, "")
-        for values in _variants(solution):
-            found = changes(values, traced.old)
-            failed = self.attempt(
-                found, {}, f"sizes of forward traced to attributes: {_few(found)}"
+            return trace(self.captured, self.plan, self.copies.skeleton())
+        except Exception:  # torch.export raises whatever the module or dynamo raises
+            return None
+
+    def fold(self, differ: Sequence[Sequence[Change]]) -> Kept:
+        """Candidates that run but differ, with the scales of attention folded into weights."""
+        for found in reversed(differ):
+            try:
+                scaled = missing(self.captured, self.candidate(found)[0])
+                multipliers = folded(self.captured, scaled) if scaled else None
+            except Exception:  # torch.export raises whatever the module or dynamo raises
+                continue
+            if not multipliers:
+                continue
+            factor = scaled[0].factor
+            traced = f"sizes of forward traced to attributes: {_few(found)}; " if found else ""
+            how = (
+                f"{traced}the scale of attention that forward computes is folded into "
+                f"'{next(iter(multipliers))}' (times {factor:.4g}) and others"
             )
-            if failed.module is not None:
-                return failed
-        for attribute, wanted in solution.conflicts.items():
-            several = " and ".join(str(n) for n in sorted(wanted)) or "more than one number"
-            return Kept(None, f"'{attribute}' would have to be {several}")
-        return failed
+            kept = self.attempt(found, how, multipliers)
+            if kept.module is not None:
+                return kept
+        return Kept(None, "")
 
     def known(self, traced: Traced) -> dict[Attribute, int]:
         """Attributes of standard layers that follow from their weights."""
@@ -127,19 +154,41 @@ class _Ladder:
                 result[leaf] = value
         return result
 
-    def attempt(self, changes: Sequence[Change], scale: dict[str, torch.Tensor], how: str) -> Kept:
-        """A candidate with some attributes changed, run against the masked original."""
+    def candidate(
+        self, found: Sequence[Change], scale: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[nn.Module, tuple[Change, ...]]:
+        """A copy with some attributes changed, and all attributes that differ."""
         assert self.captured.module is not None
+        made = self.copies.make(scale)
+        done = self.standard.adapt(self.captured.module, made)
+        put(made, found)
+        return made, (*done, *found)
+
+    def attempt(
+        self,
+        found: Sequence[Change],
+        how: str,
+        scale: Mapping[str, torch.Tensor] | None = None,
+    ) -> Kept:
+        """A candidate, run against the masked original."""
+        self.ran = False
         try:
-            made = self.copies.make(scale)
-            done = self.standard.adapt(self.captured.module, made)
-            put(made, changes)
+            made, done = self.candidate(found, scale)
             why = self.check(made)
         except Exception as error:  # whatever the user's forward raises on sizes that do not fit
             return Kept(None, _line(error))
+        self.ran = True
         if why:
             return Kept(None, why)
-        return Kept(made, how, tuple(str(c) for c in [*done, *changes]))
+        return Kept(made, how, tuple(str(c) for c in done))
+
+
+def _conflict(solution: Solution) -> str:
+    """The first attribute that would have to be several numbers."""
+    for attribute, wanted in solution.conflicts.items():
+        several = " and ".join(str(n) for n in sorted(wanted)) or "more than one number"
+        return f"'{attribute}' would have to be {several}"
+    return ""
 
 
 def _variants(solution: Solution) -> Iterator[Mapping[Attribute, int]]:

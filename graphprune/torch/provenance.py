@@ -9,8 +9,11 @@ is an equation for the attributes.
 from __future__ import annotations
 
 import difflib
+import logging
+import operator
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +85,9 @@ class _Recorded:
 class Recorder(TorchFunctionMode):
     """Sees calls of torch functions; sizes that are read come back tagged.
 
-    Args:
-        parameters: id of a tensor -> path of the parameter that it is.
+    Attributes:
+        calls: Number of a call -> the numbers it was given, of calls that were given a tagged one.
+        made: id of a tensor -> the call that gave it (or the path of a parameter), which result.
     """
 
     def __init__(self) -> None:
@@ -229,13 +233,24 @@ def _exported(captured: Captured, module: nn.Module, recorder: Recorder) -> fx.G
 
     module.__dict__["forward"] = watched
     args, kwargs = example(captured)
-    with mode(module, captured.training), warnings.catch_warnings():
+    with mode(module, captured.training), warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         with torch.fx.traceback.preserve_node_meta():
             program = torch.export.export(module, args, kwargs or None, strict=False)
     made = program.module(check_guards=False)
     assert isinstance(made, fx.GraphModule)
     return made.graph
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch logs of a module that it does not get through."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def example(captured: Captured) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -298,7 +313,9 @@ class _After:
         call = call_of(node)
         rule = aten.find(call.domain, call.op, None)
         changed: dict[str, Any] = {}
-        if rule is not None and any(n is not None for n in call.operands):
+        reads = [n for n in call.operands if n is not None]
+        made = [node, *(u for u in node.users if u.target is operator.getitem)]
+        if rule is not None and any(self.cuts_of(n) for n in [*reads, *made]):
             resize = AtenResize(call, self.cuts_of, concrete)
             rule.resize(resize)
             changed = {**resize.edits, **resize.wanted}

@@ -98,6 +98,7 @@ class Tag(int):
     origin: Origin
 
     def __new__(cls, value: int, origin: Origin) -> Tag:
+        """`value`, computed from `origin`."""
         made = super().__new__(cls, value)
         made.origin = origin
         return made
