@@ -35,6 +35,7 @@ def compose(first: Plan, second: Plan) -> Plan:
         statistics_nodes={**first.statistics_nodes, **second.statistics_nodes},
         unpruned=(*first.unpruned, *second.unpruned),
         binding=first.binding,
+        origins={**second.origins, **first.origins},
     )
 
 

@@ -50,6 +50,9 @@ class Subject(Protocol):
     def cost(self, graph: DependencyGraph) -> CostModel:
         """Parameters and MACs of an allocation."""
 
+    def origins(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Initializers that are transposed weights of the source (see `Plan.origins`)."""
+
     def names(self) -> set[str]:
         """What else a glob may name: nodes, tensors, initializers."""
 
@@ -163,7 +166,7 @@ def _plan(
     if budget.params is None and budget.macs is None:  # these say themselves what is to get less
         wanted = {name for glob, _ in policy.group_ratio for name in called(graph.groups, glob)}
         selection = leave_growing(graph, selection, subject.cost(graph), wanted)
-    return plan_from_removed(
+    plan = plan_from_removed(
         graph,
         selection.removed,
         source_sha256=subject.sha256,
@@ -171,6 +174,8 @@ def _plan(
         unpruned=[*selection.left, *refused, *graph.unpruned],  # first what the user can change
         binding=subject.binding,
     )
+    cut = {use.initializer for use in plan.initializers}
+    return replace(plan, origins={n: o for n, o in subject.origins().items() if n in cut})
 
 
 def _dims(task: _Task) -> Plan:

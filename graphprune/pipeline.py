@@ -141,6 +141,8 @@ def decide_stage(work: Work) -> Work:
     """Analyse, score, select: the plan. With a given plan: check that it is for this model."""
     assert work.loaded is not None
     if work.given is not None:
+        if work.given.source_sha256.startswith("torch:"):
+            return replace(work, plan=_of_module(work, work.given))
         if work.given.source_sha256 != work.loaded.sha256:
             raise UsageError(
                 "the plan was made for another model (its source_sha256 differs): "
@@ -153,6 +155,22 @@ def decide_stage(work: Work) -> Work:
         work.known_model, work.known_shapes, work.options, work.loaded.sha256, work.progress
     )
     return replace(work, plan=plan, graph=graph)
+
+
+def _of_module(work: Work, plan: Plan) -> Plan:
+    """A plan that was made for the torch module that this model was exported from."""
+    from graphprune.onnx.subject import OnnxSubject
+    from graphprune.transfer import transfer
+
+    assert work.loaded is not None
+    subject = OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
+    return transfer(
+        plan,
+        subject.analyse(),
+        source_sha256=subject.sha256,
+        origins=subject.origins(),
+        binding=subject.binding,
+    )
 
 
 def rewrite_stage(work: Work) -> Work:

@@ -166,6 +166,8 @@ class Plan:
             perhaps with views between): its axes are those of the ReduceSum's first input.
         unpruned: What was left, and why.
         binding: The sizes given to dynamic dimensions while planning.
+        origins: Initializer that is the transpose of a weight of the source (folded by exporters
+            and by graphprune) -> name of that weight, and which of its axes each axis is.
     """
 
     source_sha256: str
@@ -175,6 +177,7 @@ class Plan:
     statistics_nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unpruned: tuple[Unpruned, ...] = ()
     binding: Mapping[str, int] = field(default_factory=dict)
+    origins: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as plain data (docs/plan-format.md)."""
@@ -212,6 +215,11 @@ class Plan:
             "unpruned": [
                 {"node": u.node, "reason": u.reason, "group": u.group} for u in self.unpruned
             ],
+            **(
+                {"origins": {n: [o, *axes] for n, (o, axes) in sorted(self.origins.items())}}
+                if self.origins
+                else {}
+            ),
         }
 
     @classmethod
@@ -254,6 +262,10 @@ class Plan:
                     for u in data.get("unpruned", ())
                 ),
                 binding={k: int(v) for k, v in data.get("binding", {}).items()},
+                origins={
+                    n: (str(o[0]), tuple(int(a) for a in o[1:]))
+                    for n, o in data.get("origins", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"damaged plan ({type(error).__name__}: {error})") from error

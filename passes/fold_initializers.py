@@ -38,6 +38,8 @@ _NOT_FOLDED = op_names(
     "Bernoulli DequantizeLinear Dropout DynamicQuantizeLinear If Loop Multinomial "
     "QuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Scan"
 )
+ORIGIN = "graphprune.folded_from"
+"""Metadata of an initializer that is the transpose of one: its name, then the permutation."""
 _LAZY_BYTES = 1 << 20
 _NO_LIMIT = 1 << 62
 
@@ -159,8 +161,21 @@ def _fold(
         return False
     home = equal.home[first] if first is node else node.graph
     assert isinstance(home, ir.Graph)
+    origin = _origin(node)
     done[node] = _replace(node, results, sweep, home)
+    if origin:
+        done[node][0].metadata_props[ORIGIN] = origin
     return True
+
+
+def _origin(node: ir.Node) -> str:
+    """What a transposed weight was called, and how its axes lie: what a plan is translated by."""
+    source = node.inputs[0]
+    if node.op_type != "Transpose" or source is None or source.shape is None:
+        return ""
+    reverse = [int(a) for a in reversed(range(len(source.shape)))]
+    perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else reverse
+    return f"{source.name} {' '.join(map(str, perm))}"
 
 
 def _results(node: ir.Node, sweep: Sweep, opset: int) -> list[ir.TensorProtocol | None] | None:

@@ -31,6 +31,7 @@ LAYERS = (
     "analysis",
     "selection",
     "decide",
+    "transfer",
     "onnx",
     "passes",
     "onnx.canonical",
@@ -42,6 +43,7 @@ LAYERS = (
     "torch.call",
     "torch.shapes",
     "torch.switch",
+    "torch.inline",
     "torch.tidy",
     "torch.capture",
     "torch.context",
@@ -65,6 +67,7 @@ NEUTRAL = (
     "analysis",
     "selection",
     "decide",
+    "transfer",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,14 @@ from graphprune.onnx.analyse import analyse_graph
 from graphprune.onnx.costs import mac_function, whole_uses
 from graphprune.onnx.shapes import Shapes, infer_shapes
 from graphprune.options import Options
+from graphprune.passes.fold_initializers import ORIGIN
 from graphprune.plan import Plan, Unpruned
 from graphprune.rewrite import rewrite
 from graphprune.rules.context import node_name
 from graphprune.selection.cost import CostModel
+
+
+_EXPORTER_ORIGIN = "pkg.onnxscript.optimizer.folded_from"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +64,10 @@ class OnnxSubject:
             uncounted={n for n, v in self._initializers.items() if v.dtype in NOT_WEIGHTS},
         )
 
+    def origins(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Initializers that are transposed weights of the exported module."""
+        return origins_of(self.model)
+
     def names(self) -> set[str]:
         """Every node, tensor and initializer."""
         known = set()
@@ -87,6 +96,21 @@ def decide_model(
 ) -> tuple[Plan, DependencyGraph]:
     """`decide` for a canonical model, its sizes at two bindings and the hash of its file."""
     return decide(OnnxSubject(model, shapes, source_sha256), options, progress, refused)
+
+
+def origins_of(model: ir.Model) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What transposed initializers were called, where graphprune or the exporter folded them."""
+    found = {}
+    for name, value in initializers_of(model).items():
+        note = value.metadata_props.get(ORIGIN, "")
+        source, *axes = note.rsplit(" ", note.count(" ")) if note else ("",)
+        if source:
+            found[name] = source, tuple(int(a) for a in axes)
+            continue
+        names = re.findall(r"'([^']*)'", value.metadata_props.get(_EXPORTER_ORIGIN, ""))
+        if len(names) == 1 and value.shape is not None and len(value.shape) == 2:
+            found[name] = names[0], (1, 0)  # a Linear's weight, transposed for MatMul
+    return found
 
 
 def initializers_of(model: ir.Model) -> dict[str, ir.Value]:

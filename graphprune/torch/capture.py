@@ -15,9 +15,11 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import UnsupportedModelError, UsageError
-from graphprune.torch.inline import inline_regions
 from graphprune.torch.switch import switchable
 from graphprune.torch.tidy import tidy
+
+PREFIX = "torch:"
+"""Starts the hash of a module, so that a plan of one is told from that of a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ class Captured:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         for node in self.graph_module.graph.nodes:
             digest.update(f"{node.op}{node.name}{node.target}".encode())
-        return digest.hexdigest()
+        return f"{PREFIX}{digest.hexdigest()}"
 
 
 def capture(
@@ -165,7 +167,6 @@ def _of_program(program: torch.export.ExportedProgram) -> Captured:
     exported = program.module(check_guards=False)
     assert isinstance(exported, fx.GraphModule)
     graph_module = tidy(fx.GraphModule(exported, exported.graph))  # whose train() and eval() work
-    inline_regions(graph_module)
     dynamic = any(
         not isinstance(n, int)
         for node in graph_module.graph.nodes

@@ -62,6 +62,10 @@ class TorchSubject:
         buffers = {n for n, t in weights.tensors.items() if not isinstance(t, nn.Parameter)}
         return CostModel(graph, self._macs, parameter_count(self.captured), uncounted=buffers)
 
+    def origins(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """A module's weights are the source itself."""
+        return {}
+
     def names(self) -> set[str]:
         """Nodes, parameters and buffers, and the modules that hold them."""
         known = {n.name for n in self.captured.nodes}

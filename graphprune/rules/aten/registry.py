@@ -54,3 +54,21 @@ def aten_boundary(*ops: str, reason: str, domain: str = DOMAIN) -> None:
 
     for op in ops:
         aten.add(OpRule(domain, op, 1, pin_all, boundary=reason))
+
+
+def user_rule(
+    op: str,
+    *,
+    macs: MacRule = no_macs,
+    resize: ResizeRule = no_resize,
+) -> Callable[[LabelRule], LabelRule]:
+    """Register the decorated rule for an op of your own, named `namespace::op`.
+
+    >>> import graphprune.torch
+    >>> @graphprune.torch.op_rule("my_library::swish")
+    ... def swish(ctx):
+    ...     from graphprune.rules.shared.elementwise import pointwise
+    ...     pointwise(ctx)
+    """
+    domain, _, name = op.rpartition("::")
+    return aten_rule(name, macs=macs, resize=resize, domain=domain or DOMAIN)

@@ -1,0 +1,61 @@
+"""The torch front end: modules pruned in place of files, with the same analysis, plans and proofs.
+
+    import graphprune.torch as gpt
+    result = gpt.prune(module, example, channels=0.5)
+    result.module  # physically smaller, the user's own class wherever its code allows
+
+Needs torch (`pip install graphprune[torch]`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphprune.rules.aten.registry import user_rule as op_rule
+    from graphprune.torch.onnx_export import Exported, export
+    from graphprune.torch.optim import carry_over
+    from graphprune.torch.pipeline import Pruned, analyse, prune
+    from graphprune.torch.regularise import penalty
+    from graphprune.torch.schedule import iterative
+    from graphprune.torch.scores import GradientScores
+    from graphprune.torch.serial import load, save
+
+_WHERE = {
+    "Exported": "torch.onnx_export",
+    "GradientScores": "torch.scores",
+    "Pruned": "torch.pipeline",
+    "analyse": "torch.pipeline",
+    "carry_over": "torch.optim",
+    "export": "torch.onnx_export",
+    "iterative": "torch.schedule",
+    "load": "torch.serial",
+    "op_rule": "rules.aten.registry",
+    "penalty": "torch.regularise",
+    "prune": "torch.pipeline",
+    "save": "torch.serial",
+}
+_CALLED = {"op_rule": "user_rule"}
+__all__ = [
+    "Exported",
+    "GradientScores",
+    "Pruned",
+    "analyse",
+    "carry_over",
+    "export",
+    "iterative",
+    "load",
+    "op_rule",
+    "penalty",
+    "prune",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'graphprune.torch' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"graphprune.{_WHERE[name]}"), _CALLED.get(name, name))
