@@ -63,7 +63,7 @@ def carry_ema(
             f"the pruned module is a {type(made).__name__}, which a copy of a {type(ema).__name__} "
             "cannot become in place: give an AveragedModel or a state dict"
         )
-    from graphprune.torch.prune import transplant
+    from graphprune.torch.pipeline import transplant
 
     transplant(made, ema)
 
@@ -84,7 +84,8 @@ def _cut(values: Mapping[str, Any], plan: Plan, aliases: Aliases | None) -> dict
             sizes = tuple(value.shape)
             if any(c.axis >= len(sizes) or sizes[c.axis] != c.size for c in own):
                 raise UsageError(f"'{path}' of the EMA has shape {sizes}: it is of another model")
-            result[path] = slice_tensor(value.detach(), own)
+            sliced = slice_tensor(value.detach(), own)
+            result[path] = sliced.requires_grad_(value.requires_grad)
     if cuts and not known:
         raise UsageError(f"the EMA has no '{next(iter(cuts))}': it is of another model")
     return result
@@ -110,4 +111,7 @@ def _filled(module: nn.Module, values: Mapping[str, Any]) -> nn.Module:
             if value.shape != tensor.shape:
                 raise UsageError(f"'{path}' of the EMA is not that of the pruned module")
             tensor.copy_(value)
+            tensor.grad = None
+            if isinstance(tensor, nn.Parameter):
+                tensor.requires_grad_(value.requires_grad)
     return made

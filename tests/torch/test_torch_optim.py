@@ -20,7 +20,7 @@ from graphprune.plan import Cut, Plan  # noqa: E402
 from graphprune.torch.capture import capture  # noqa: E402
 from graphprune.torch.ema import carry_ema  # noqa: E402
 from graphprune.torch.optim import carry_over, check_optimizer  # noqa: E402
-from graphprune.torch.prune import prune  # noqa: E402
+from graphprune.torch.pipeline import prune  # noqa: E402
 from graphprune.torch.slicing import parameter_cuts, slice_tensor  # noqa: E402
 from graphprune.torch.subject import TorchSubject  # noqa: E402
 from graphprune.torch.twin import Twin  # noqa: E402

@@ -1,0 +1,227 @@
+"""One run of iterative pruning: what each step may keep, what a checkpoint holds, how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.analysis.groups import Group
+from graphprune.decide import Scores
+from graphprune.errors import UsageError
+from graphprune.options import Options
+from graphprune.plan import Plan
+from graphprune.selection.ratios import Policy, split
+from graphprune.torch import checkpoint as files
+from graphprune.torch.capture import capture
+from graphprune.torch.checkpoint import Checkpoint
+from graphprune.torch.pace import Schedule
+from graphprune.torch.pipeline import Progress, prune
+from graphprune.torch.subject import TorchSubject, count_parameters
+from graphprune.torch.successive import other_values, spread
+
+_OPTIMIZER = "optimizer "
+"""The blank keeps it apart from the user's names."""
+
+
+class Stateful(Protocol):
+    """Whatever has a state to keep: a scheduler, a GradScaler, an average, a sampler."""
+
+    def state_dict(self) -> Any:
+        """Tensors and plain data."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """The inverse."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did.
+
+    Attributes:
+        step: Its number, from 1.
+        keep: What was to stay of the original, by the schedule.
+        kind: `module` or `graph` (see `Pruned`).
+        params: Parameters afterwards.
+        macs: Multiply-adds afterwards, at the example inputs.
+    """
+
+    step: int
+    keep: float
+    kind: str
+    params: int
+    macs: int
+
+
+@dataclass(eq=False)
+class Run:
+    """What is known from the start, and what the steps have added."""
+
+    first: TorchSubject
+    graph: DependencyGraph
+    base_params: int
+    base_macs: int
+    inputs: tuple[Any, Any, Any]
+    options: Options
+    steps: int
+    schedule: Schedule
+    own: bool | None
+    inplace: bool
+    optimizer: torch.optim.Optimizer | None
+    keep: dict[str, Stateful]
+    progress: Progress
+    asked: dict[str, Any] = field(default_factory=dict)
+    plans: list[Plan] = field(default_factory=list)
+    records: list[Step] = field(default_factory=list)
+
+    def prune(
+        self, module: nn.Module, number: int, scores: Callable[[nn.Module], Scores] | None
+    ) -> nn.Module:
+        args, kwargs, shapes = self.inputs
+        given = None if scores is None else scores(module)
+        result = prune(
+            module,
+            args,
+            kwargs,
+            dynamic_shapes=shapes,
+            options=self._options(module, number),
+            scores=given,
+            optimizer=self.optimizer,
+            own=self.own,
+            inplace=self.inplace,
+        )
+        cost = result.report.pruned
+        keep = _asked(self.options)
+        ratio = self.schedule(number, self.steps, keep) if keep is not None else 1.0
+        self.plans.append(result.plan)
+        self.records.append(Step(number, ratio, result.kind, cost.params, cost.macs))
+        return result.module
+
+    def _options(self, module: nn.Module, number: int) -> Options:
+        """What stays of the present module so that the right share of the original does."""
+        options = replace(self.options, allow_slower=True)  # a step may find nothing to do
+
+        def at(target: float) -> float:
+            return min(1.0, max(0.0, self.schedule(number, self.steps, target)))
+
+        if number == 1:
+            present, subject = self.graph, self.first
+        else:
+            subject = TorchSubject(capture(module, *self.inputs))
+            present = subject.analyse()
+        sizes = {g.name: g.size for g in self.graph.groups}
+        policy = _policy(options)
+        free, own, _ = split(present.groups, policy)
+        by_name = present.by_name
+        ratios = {n: _of_original(by_name[n], sizes, at(r)) for n, r in own.items()}
+        budget: dict[str, float] = {}
+        if options.macs is not None:
+            budget["macs"] = at(options.macs) * self.base_macs / max(1, subject.macs())
+        if options.params is not None:
+            budget["params"] = at(options.params) * self.base_params / count_parameters(module)
+        if options.channels is not None:
+            wanted = at(options.channels)
+            if options.scope == "global":
+                whole = sum(g.size for g in split(self.graph.groups, policy)[0])
+                budget["channels"] = wanted * whole / max(1, sum(g.size for g in free))
+            else:
+                budget["channels"] = wanted
+                ratios |= {
+                    g.name: _of_original(g, sizes, wanted)
+                    for g in free
+                    if sizes.get(g.name, g.size) != g.size
+                }
+        for name, share in budget.items():
+            options = replace(options, **{name: min(1.0, share)})  # type: ignore[arg-type]
+        return replace(
+            options,
+            heads=None if options.heads is None else at(options.heads),
+            group_ratio=(*((glob, at(r)) for glob, r in options.group_ratio), *ratios.items()),
+        )
+
+    def snapshot(self, module: nn.Module, number: int) -> Checkpoint:
+        states = {name: kept.state_dict() for name, kept in self.keep.items()}
+        if self.optimizer is not None:
+            states[_OPTIMIZER] = self.optimizer.state_dict()
+        return Checkpoint(
+            run=self.asked,
+            step=number,
+            plans=tuple(self.plans),
+            kinds=tuple(r.kind for r in self.records),
+            records=tuple(asdict(r) for r in self.records),
+            weights=files.weights_of(module),
+            training=tuple(path for path, part in module.named_modules() if part.training),
+            states=states,
+            rng=files.rng_states(),
+        )
+
+    def resume(self, module: nn.Module, saved: Checkpoint, path: Path) -> tuple[nn.Module, int]:
+        """The module, the optimizer and all else as they were after the last step."""
+        for name, value in self.asked.items():
+            if saved.run.get(name) != value:
+                raise UsageError(
+                    f"checkpoint {path} is of another run ({name.replace('_', ' ')} differs): "
+                    "remove it, or give another path"
+                )
+        self.progress(f"resume after step {saved.step}")
+        # The plans are applied to the trained weights: what rewriting is right is found by running
+        # it, and weights that were just drawn may be dead.
+        present = module
+        aliases = self.first.captured.weights.aliases
+        weights = spread(module, saved.weights, saved.plans, aliases)
+        with other_values(module, weights, restore=not self.inplace):
+            for plan, kind in zip(saved.plans, saved.kinds, strict=True):
+                present = self._apply(present, plan, kind)
+        files.put_weights(present, saved.weights)
+        training = set(saved.training)
+        for name, part in present.named_modules():
+            part.training = name in training
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(saved.states[_OPTIMIZER])
+        for name, kept in self.keep.items():
+            kept.load_state_dict(saved.states[name])
+        self.plans = list(saved.plans)
+        self.records = [Step(**r) for r in saved.records]
+        files.put_rng_states(saved.rng)
+        return present, saved.step
+
+    def _apply(self, module: nn.Module, plan: Plan, kind: str) -> nn.Module:
+        args, kwargs, shapes = self.inputs
+        return prune(
+            module,
+            args,
+            kwargs,
+            dynamic_shapes=shapes,
+            plan=plan,
+            optimizer=self.optimizer,
+            own=kind == "module",
+            inplace=self.inplace,
+            verify=False,
+            allow_slower=True,
+            seed=self.options.seed,
+        ).module
+
+
+def _asked(options: Options) -> float | None:
+    given = (options.channels, options.params, options.macs)
+    return next((x for x in given if x is not None), None)
+
+
+def _policy(options: Options) -> Policy:
+    return Policy(
+        only=options.only,
+        exclude=options.exclude,
+        group_ratio=options.group_ratio,
+        residual=options.residual,
+        heads=options.heads,
+    )
+
+
+def _of_original(group: Group, sizes: Mapping[str, int], ratio: float) -> float:
+    """What stays of a group, if `ratio` of what it was at first is to stay."""
+    return min(1.0, ratio * sizes.get(group.name, group.size) / group.size)
