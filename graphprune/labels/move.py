@@ -222,7 +222,7 @@ def concat(alg: Algebra, parts: Sequence[Labels], axis: int) -> tuple[Labels, tu
     """
     sizes = [p.shape[axis] for p in parts]
     shape = tuple(sum(sizes) if a == axis else n for a, n in enumerate(parts[0].shape))
-    parts = list(parts)
+    parts = _without_inner(alg, parts, axis) if alg.blocks else list(parts)
     result: list[Factor] = []
     found: list[list[Factor]] = [[] for _ in parts]
 
@@ -252,6 +252,33 @@ def concat(alg: Algebra, parts: Sequence[Labels], axis: int) -> tuple[Labels, tu
         for p, f in zip(parts, found, strict=True)
     )
     return Labels(shape, alg.distinct(result)), now
+
+
+def _without_inner(alg: Algebra, parts: Sequence[Labels], axis: int) -> list[Labels]:
+    """Blocks give up their inner axis where another part has already done so, or has no blocks."""
+    result = []
+    for part in parts:
+        factors = []
+        for factor in part.factors:
+            current: Factor | None = factor
+            while (
+                current is not None
+                and current.index
+                and current.removal != axis
+                and any(_needs_outer(current, p) for p in parts)
+            ):
+                current = alg.tie(current, current.removal, "")
+            if current is not None:
+                factors.append(current)
+        result.append(Labels(part.shape, alg.distinct(factors), part.weight))
+    return result
+
+
+def _needs_outer(factor: Factor, other: Labels) -> bool:
+    """Whether `other` has no inner axis to give, or loses whole blocks."""
+    if other.weight:
+        return False
+    return other.on(factor.removal) is None or any(other.on(a) is not None for a in factor.index)
 
 
 def _concat_across(

@@ -80,8 +80,16 @@ def is_tensor(node: Any) -> bool:
     return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor)
 
 
+_ONLY_TYPE = {
+    ("to", "other"),
+    ("type_as", "other"),
+    *((f"new_{kind}", "self") for kind in ("zeros", "ones", "full", "empty")),
+}
+"""(op, argument) of tensors whose type is read, and nothing else: their sizes do not matter."""
+
+
 def call_of(node: fx.Node) -> Call:
-    """The arguments of a node by name."""
+    """The arguments of a node by name; tensors of which only the type is read are no operands."""
     arguments: dict[str, Any] = {}
     optional: set[str] = set()
     target = node.target
@@ -100,7 +108,10 @@ def call_of(node: fx.Node) -> Call:
         arguments = {str(i): a for i, a in enumerate(node.args)} | dict(node.kwargs)
     operands: list[fx.Node | None] = []
     numbers: dict[str, int | tuple[int, ...]] = {}
+    op = op_name(node)[1]
     for name, argument in arguments.items():
+        if (op, name) in _ONLY_TYPE:
+            continue
         if is_tensor(argument):
             numbers[name] = len(operands)
             operands.append(argument)

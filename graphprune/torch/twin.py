@@ -268,7 +268,10 @@ def convert(module: nn.Module, dtype: torch.dtype) -> None:
 
 def _of_default_type(node: fx.Node) -> bool:
     """Whether floating-point numbers are made of no others."""
-    if node.op != "call_function" or not _floating(node) or in_place(node):
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return False
+    if node.op != "call_function" or in_place(node):
         return False
     return not any(_floating(n) for n in node.all_input_nodes)
 

@@ -18,7 +18,7 @@ NAMES: tuple[str, ...] = (
 )
 
 #: (frames, height and width); the transformers of the MViT family allow no other size.
-_CLIPS = {"s3d": (16, 112), "mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "swin3d_t": (8, 112)}
+_CLIPS = {"s3d": (16, 224), "mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "swin3d_t": (8, 112)}
 _CLIP = (8, 64)
 
 

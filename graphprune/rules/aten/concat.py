@@ -22,7 +22,10 @@ def cat(ctx: AtenContext) -> None:
     numbers = [i for i in ctx.list_at("tensors") if len(ctx.shape(i)) == len(ctx.out_shape())]
     axis = positive(int(ctx.arg("dim", 0)), len(ctx.out_shape()))
     numbers = [i for i in numbers if ctx.shape(i)[axis]] or numbers[:1]
-    ctx.set(_joined(ctx, numbers, [ctx.labels(i) for i in numbers], axis))
+    parts = [ctx.labels(i) for i in numbers]
+    if all(part.weight for part in parts):  # nothing that they could adopt from
+        parts = [ctx.moved(i) for i in numbers]
+    ctx.set(_joined(ctx, numbers, parts, axis))
 
 
 @aten_rule("stack")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphprune.labels import Factor
 from graphprune.rules.aten.registry import aten_boundary, aten_rule
+from graphprune.rules.aten.reshape import like
 from graphprune.rules.base import positive
 from graphprune.torch.context import AtenContext
 from graphprune.torch.resize import AtenResize
@@ -15,10 +16,16 @@ def resize_expand(r: AtenResize) -> None:
         r.set_sizes("size", r.new_out())
 
 
-@aten_rule("expand", "broadcast_to", "expand_copy", "expand_as", resize=resize_expand)
+@aten_rule("expand", "broadcast_to", "expand_copy", resize=resize_expand)
 def expand(ctx: AtenContext) -> None:
     """Axes of one element grow."""
     ctx.set(ctx.alg.broadcast(ctx.moved(0), ctx.out_shape()))
+
+
+@aten_rule("expand_as")
+def expand_as(ctx: AtenContext) -> None:
+    """Axes of one element grow to the sizes of another tensor."""
+    like(ctx, ctx.alg.broadcast(ctx.moved(0), ctx.out_shape()))
 
 
 @aten_rule("repeat", "tile")

@@ -16,8 +16,14 @@ from graphprune.torch.resize import AtenResize
     "_native_batch_norm_legit_functional",
 )
 def batch_norm(ctx: AtenContext) -> None:
-    """Scale, bias, running mean and variance of each channel (axis 1)."""
+    """Scale, bias, running mean and variance of each channel (axis 1).
+
+    In train mode, and where nothing is running (a standardised weight), statistics run over all
+    other axes.
+    """
     labels = ctx.moved(0)
+    if ctx.arg("training", False) is not False or ctx.at("running_mean") is None:
+        labels = over_statistics(ctx, labels, [a for a in range(labels.rank) if a != 1])
     for i in range(1, 5):
         if ctx.has(i):
             labels = channel_operand(ctx, labels, i, axis=1)

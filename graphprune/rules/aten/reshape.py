@@ -24,10 +24,25 @@ def view(ctx: AtenContext) -> None:
     ctx.reshaped(ctx.moved(0))
 
 
-@aten_rule("view_as", "reshape_as", "flatten", "squeeze", "unsqueeze", "ravel")
+@aten_rule("flatten", "squeeze", "unsqueeze", "ravel")
 def as_it_comes(ctx: AtenContext) -> None:
     """Re-bracketing that names axes, not sizes."""
     ctx.reshaped(ctx.moved(0))
+
+
+@aten_rule("view_as", "reshape_as")
+def as_another(ctx: AtenContext) -> None:
+    """Re-bracketing to the shape of another tensor, which must lose the same."""
+    like(ctx, ctx.alg.reshape(ctx.moved(0), ctx.out_shape()))
+
+
+def like(ctx: AtenContext, t: Labels) -> None:
+    """Set the result to `t`, which has the sizes of operand 1."""
+    other = ctx.labels(1)
+    met = ctx.alg.meet([t, other], create=[])
+    if other.weight:
+        ctx.adopt(1, met.operands[1])
+    ctx.set(met.factors)
 
 
 def resize_unflatten(r: AtenResize) -> None:
