@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,21 @@ class Results:
         unfinished = self._path.with_name(f".{self._path.name}.part")
         unfinished.write_text(json.dumps(self.records, indent=1, sort_keys=True))
         unfinished.replace(self._path)
+
+
+# -- time on a machine that others use -------------------------------------------------------------
+
+CPU_TIME = (
+    "Other programs ran on the machine: times are CPU seconds of the one thread that computes, which "
+    "leave out what they took of the processor, but not what they took of its caches and memory."
+)
+
+
+def use_cpu_time() -> None:
+    """From here on models are timed in CPU seconds (one thread only)."""
+    from graphprune.measure import latency
+
+    latency.compare_latency = partial(latency.compare_latency, clock=time.thread_time)  # type: ignore[assignment]
 
 
 # -- words ----------------------------------------------------------------------------------------

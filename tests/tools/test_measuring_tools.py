@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from graphprune.measure import latency
 from graphprune.onnx.load import load
 from graphprune.onnx.runtime import find_trials
 from graphprune.onnx.shapes import default_bindings, infer_shapes
 from models_zoo.builders import micrographs
-from tools import big_model, efficiency, ladder, real_models, scaling, single_groups
+from tools import big_model, efficiency, ladder, real_models, scaling, single_groups, staircase
 
 
 def run(tool, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -107,3 +110,34 @@ def test_efficiency(folder: Path) -> None:
     page = folder / "efficiency.md"
     assert efficiency.main([str(folder / "glu.onnx"), "--out", str(page)]) == 0
     assert "glu" in page.read_text()
+    assert "CPU seconds" not in page.read_text()
+
+
+def test_efficiency_on_a_machine_that_others_use(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = []
+    whole = latency.compare_latency
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        clocks.append(settings["clock"])
+        return whole(*arguments, **{**settings, "seconds_budget": 0.1})
+
+    monkeypatch.setattr(latency, "compare_latency", watched)
+    page = folder / "efficiency.md"
+    assert efficiency.main(["zoo:text-angle", "--cpu-time", "--out", str(page)]) == 0
+    assert set(clocks) == {time.thread_time}
+    row = next(line for line in page.read_text().splitlines() if "zoo:text-angle" in line)
+    assert " * |" in row
+    assert "CPU seconds" in page.read_text()
+    with pytest.raises(SystemExit):
+        efficiency.main(["zoo:text-angle", "--cpu-time", "--threads", "2"])
+
+
+def test_staircase(tmp_path: Path) -> None:
+    page = tmp_path / "staircase.md"
+    options = ["--widths", "16", "8", "--seconds", "0.05", "--out", str(page)]
+    assert staircase.main(options) == 0
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if " | " in line][2:]
+    assert [row[1] for row in rows] == ["16", "8"] * len(staircase.KINDS)
+    assert all(float(row[2]) > 0 for row in rows)
