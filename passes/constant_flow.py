@@ -23,6 +23,7 @@ from graphprune.rules.onnx.elementwise import CONTRIB_UNARY, NARY, UNARY
 __all__ = ["ConstantFlow", "EmptyError"]
 
 _POINTWISE = {*UNARY, *NARY, *CONTRIB_UNARY, "Mul", "Div", "FastGelu", "BiasGelu", "Dropout"}
+_POINTWISE.add("CastLike")
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
 _SUMS = {
     *("MatMul", "FusedMatMul", "Einsum"),

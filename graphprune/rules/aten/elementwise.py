@@ -15,7 +15,7 @@ UNARY = (
     *("log_sigmoid", "logical_not", "logit", "mish", "nan_to_num", "neg", "negative", "positive"),
     *("rad2deg", "reciprocal", "relu", "relu6", "round", "rrelu", "rsqrt", "selu", "sgn"),
     *("sigmoid", "sign", "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "sqrt"),
-    *("square", "tan", "tanh", "tanhshrink", "threshold", "to", "_to_copy", "type_as", "trunc"),
+    *("square", "tan", "tanh", "tanhshrink", "threshold", "_to_copy", "trunc"),
     *("zero", "lift", "lift_fresh", "conj", "resolve_conj", "resolve_neg", "float", "half"),
     *("_assert_tensor_metadata", "softsign", "detach_copy"),
 )
@@ -37,6 +37,12 @@ def elementwise(ctx: AtenContext) -> None:
     if ctx.operands() == 0:
         return
     pointwise(ctx, sums=ctx.op in SUMS)
+
+
+@aten_rule("to", "type_as")
+def converted(ctx: AtenContext) -> None:
+    """Of another tensor only the type counts, whatever its shape."""
+    pointwise(ctx, [0])
 
 
 @aten_rule("copy")

@@ -14,7 +14,7 @@ UNARY = (
     *("Tan", "Tanh", "ThresholdedRelu", "Cast"),
 )
 NARY = (
-    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Clip"),
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Clip"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
     *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
@@ -26,6 +26,12 @@ RESIDUAL = {"Add", "Sum", "Sub", "Mean"}
 @op_rule("com.microsoft", *CONTRIB_UNARY)
 def elementwise(ctx: OpContext) -> None:
     pointwise(ctx, sums=ctx.node.op_type in RESIDUAL)
+
+
+@op_rule("", "CastLike")
+def cast_like(ctx: OpContext) -> None:
+    """Of input 1 only the type counts, whatever its shape."""
+    pointwise(ctx, [0])
 
 
 @op_rule("", "Mod")
