@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -192,12 +193,9 @@ def _exported(
         twice_args, twice_kwargs = _two_rows((args, kwargs))
         try:
             shapes = _first_dynamic((twice_args, twice_kwargs))
-            given = (*shapes[0], *shapes[1].values()) if not kwargs else None
+            given = _by_name(module, shapes)
             program = torch.export.export(
-                module,
-                twice_args,
-                twice_kwargs or None,
-                dynamic_shapes=given if given is not None else _by_name(module, shapes),
+                module, twice_args, twice_kwargs or None, dynamic_shapes=given
             )
         except Exception as error:
             note = f"captured for one batch size, since a dynamic one failed: {_first_line(error)}"
@@ -206,11 +204,8 @@ def _exported(
 
 
 def _by_name(module: nn.Module, shapes: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
-    """Dynamic shapes by the names of `forward`'s parameters."""
-    import inspect
-
-    names = list(inspect.signature(module.forward).parameters)
-    return dict(zip(names, shapes[0], strict=False)) | shapes[1]
+    """Dynamic shapes by the names of `forward`'s parameters, `*args` and `**kwargs` among them."""
+    return dict(inspect.signature(module.forward).bind(*shapes[0], **shapes[1]).arguments)
 
 
 def _first_dynamic(inputs: Any) -> Any:
