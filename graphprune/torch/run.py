@@ -25,8 +25,8 @@ from graphprune.torch.pipeline import Progress, prune
 from graphprune.torch.subject import TorchSubject, count_parameters
 from graphprune.torch.successive import other_values, spread
 
-_OPTIMIZER = "optimizer "
-"""The blank keeps it apart from the user's names."""
+# The blank keeps them apart from the user's names.
+_OPTIMIZER, _EMA = "optimizer ", "ema "
 
 
 class Stateful(Protocol):
@@ -73,6 +73,7 @@ class Run:
     own: bool | None
     inplace: bool
     optimizer: torch.optim.Optimizer | None
+    ema: nn.Module | None
     keep: dict[str, Stateful]
     progress: Progress
     asked: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Run:
     def prune(
         self, module: nn.Module, number: int, scores: Callable[[nn.Module], Scores] | None
     ) -> nn.Module:
+        """The module after step `number`, not trained yet."""
         args, kwargs, shapes = self.inputs
         given = None if scores is None else scores(module)
         result = prune(
@@ -92,6 +94,7 @@ class Run:
             options=self._options(module, number),
             scores=given,
             optimizer=self.optimizer,
+            ema=self.ema,
             own=self.own,
             inplace=self.inplace,
         )
@@ -145,9 +148,12 @@ class Run:
         )
 
     def snapshot(self, module: nn.Module, number: int) -> Checkpoint:
+        """Everything after step `number`."""
         states = {name: kept.state_dict() for name, kept in self.keep.items()}
         if self.optimizer is not None:
             states[_OPTIMIZER] = self.optimizer.state_dict()
+        if self.ema is not None:
+            states[_EMA] = files.weights_of(self.ema)
         return Checkpoint(
             run=self.asked,
             step=number,
@@ -183,6 +189,8 @@ class Run:
             part.training = name in training
         if self.optimizer is not None:
             self.optimizer.load_state_dict(saved.states[_OPTIMIZER])
+        if self.ema is not None:
+            files.put_weights(self.ema, saved.states[_EMA])
         for name, kept in self.keep.items():
             kept.load_state_dict(saved.states[name])
         self.plans = list(saved.plans)
@@ -199,6 +207,7 @@ class Run:
             dynamic_shapes=shapes,
             plan=plan,
             optimizer=self.optimizer,
+            ema=self.ema,
             own=kind == "module",
             inplace=self.inplace,
             verify=False,

@@ -5,6 +5,7 @@ Every ratio is the fraction of the *original* that stays.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ def iterative(
     schedule: str | Schedule = "cubic",
     scores: Callable[[nn.Module], Scores] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    ema: nn.Module | None = None,
     state: Mapping[str, Stateful] | None = None,
     checkpoint: str | Path | None = None,
     dynamic_shapes: Any = None,
@@ -79,9 +81,10 @@ def iterative(
         scores: Given the present module, the scores of its units (see `scores_from`): asked for
             before every step. None: those of `criterion`, of the present weights.
         optimizer: Goes on through all steps, its state sliced. `train` may as well make a new one.
+        ema: An `AveragedModel` or a copy of the module, pruned along; `train` updates it.
         state: What else the checkpoint shall hold, by name, e.g. `{"lr": scheduler}`.
         checkpoint: A file that is written after every step. If it is there already the run goes on
-            from it, with a fresh `module`, `optimizer` and `state` as they were given at first. If
+            from it, with fresh `module`, `optimizer`, `ema` and `state` as they were at first. If
             `train` is deterministic given the random states of torch, numpy and Python, the weights
             are bit by bit those of a run that was not interrupted.
         dynamic_shapes: As for `torch.export.export`.
@@ -123,18 +126,23 @@ def iterative(
         own=True if inplace else own,
         inplace=inplace,
         optimizer=optimizer,
+        ema=ema,
         keep=dict(state or {}),
         progress=progress or (lambda *_: None),
     )
-    run.asked = {
+    asked = {
         "module": type(module).__name__,
         "source_sha256": subject.sha256,
         "options": chosen.to_json(),
         "steps": steps,
-        "schedule": schedule if isinstance(schedule, str) else schedule.__name__,
+        "schedule": schedule
+        if isinstance(schedule, str)
+        else getattr(schedule, "__name__", "function"),
         "kept": sorted(run.keep),
         "optimizer": None if optimizer is None else type(optimizer).__name__,
+        "ema": None if ema is None else type(ema).__name__,
     }
+    run.asked = json.loads(json.dumps(asked))  # as it comes back from a checkpoint
     path = None if checkpoint is None else Path(checkpoint)
     done = 0
     present = module

@@ -52,6 +52,21 @@ class ConvNet(nn.Module):
         return self.out(torch.relu(self.hidden(x)))
 
 
+class SmallNet(nn.Module):
+    """Two convolutions and two dense layers with dropout between; five classes."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, width, 3, bias=False), nn.BatchNorm2d(width)
+        self.last = nn.Conv2d(width, 20, 3)
+        self.hidden, self.out = nn.Linear(20, 32), nn.Linear(32, 5)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.last(torch.relu(self.norm(self.stem(x))))).mean((2, 3))
+        return self.out(self.drop(torch.relu(self.hidden(x))))
+
+
 def images(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (n, 3, 8, 8) of five classes, each a noisy version of its pattern; labels (n,)."""
     patterns = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(77))
@@ -74,10 +89,15 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, seeds: Sequence[i
         optimizer.step()
 
 
-def trained(width: int = 16, steps: int = 30, dtype: torch.dtype = torch.float32) -> ConvNet:
+def trained(
+    width: int = 16,
+    steps: int = 30,
+    dtype: torch.dtype = torch.float32,
+    kind: type[nn.Module] = ConvNet,
+) -> nn.Module:
     """A net that has learned a little."""
     torch.manual_seed(0)
-    net = ConvNet(width).to(dtype)
+    net = kind(width).to(dtype)
     train(net, torch.optim.Adam(net.parameters(), 3e-3), range(steps))
     return net
 
