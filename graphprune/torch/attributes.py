@@ -49,6 +49,13 @@ def owner(node: fx.Node) -> str:
     return places[-1].partition("@")[0] if places else ""
 
 
+def first_paths(module: nn.Module) -> dict[str, str]:
+    """Path of a part -> the first of its paths: a module may be found at several."""
+    first: dict[int, str] = {}
+    found = module.named_modules(remove_duplicate=False)
+    return {path: first.setdefault(id(part), path) for path, part in found}
+
+
 class Standard:
     """Adapts torch's layers in copies of a captured module.
 
@@ -64,9 +71,11 @@ class Standard:
         self._names = {p: n for n, paths in captured.weights.aliases.items() for p in paths}
         self._edits = {e.node: e.arguments for e in edits}
         self._nodes: dict[str, list[fx.Node]] = {}
+        first = first_paths(captured.module) if captured.module is not None else {}
         for node in captured.nodes:
             if node.op == "call_function":
-                self._nodes.setdefault(owner(node), []).append(node)
+                path = owner(node)
+                self._nodes.setdefault(first.get(path, path), []).append(node)
 
     def adapt(self, old: nn.Module, new: nn.Module) -> tuple[Change, ...]:
         """Change the layers of `new`, a sliced copy of `old`, in place; says what was changed."""

@@ -1,19 +1,20 @@
 """The user's own class, kept: a smaller instance of it, where its attributes can say all sizes.
 
-What works is found by running it. Each rung of a ladder is tried only where the one before it does
-not compute what the masked original computes:
+What works is found by running it. Each rung of a ladder is tried only where those before it do not
+compute what the masked original computes:
 
 1. sliced weights, and the attributes of torch's own layers that follow from them;
 2. attributes that the sizes in `forward` can be traced to (`torch/provenance.py`);
 3. attributes of equal value in modules that hold a size that changed (`torch/guesses.py`);
-4. a scale of attention that `forward` computes from a size that changed, folded into the weights
+4. sizes that no attribute can say, written into methods of a subclass (`torch/forward.py`);
+5. a scale of attention that `forward` computes from a size that changed, folded into the weights
    that make the queries (`torch/scales.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -22,11 +23,13 @@ from graphprune.plan import Plan
 from graphprune.torch.attributes import Change, Standard, put
 from graphprune.torch.capture import Captured
 from graphprune.torch.copying import Copies
+from graphprune.torch.forward import Written, subclass, to_write
+from graphprune.torch.guesses import guesses
 from graphprune.torch.provenance import Traced, attributes, trace
 from graphprune.torch.rewrite import Edit
 from graphprune.torch.scales import folded, missing
 from graphprune.torch.solve import Solution, changes, solve
-from graphprune.torch.tags import Attribute
+from graphprune.torch.tags import Attribute, Leaf
 
 #: Values that are tried for attributes that would have to be several numbers.
 _VARIANTS = 3
@@ -41,7 +44,7 @@ class Kept:
     Attributes:
         module: A new instance of it, sliced; None where that is not possible.
         why: One line: how, or why not.
-        changed: Every attribute that differs: `path.attribute: old -> new`.
+        changed: Everything that differs: `path.attribute: old -> new`.
     """
 
     module: nn.Module | None
@@ -49,18 +52,41 @@ class Kept:
     changed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a candidate is made of the sliced copy.
+
+    Attributes:
+        how: In words.
+        attributes: Attributes to set.
+        texts: Path of a module -> what is written into its methods.
+        scale: Name of a weight -> what it is multiplied with.
+    """
+
+    how: str
+    attributes: tuple[Change, ...] = ()
+    texts: Mapping[str, tuple[Written, ...]] = field(default_factory=dict)
+    scale: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
 def own_class(
-    captured: Captured, plan: Plan, edits: Sequence[Edit], check: Check, fold: bool = True
+    captured: Captured,
+    plan: Plan,
+    edits: Sequence[Edit],
+    check: Check,
+    fold: bool = True,
+    write: bool = True,
 ) -> Kept:
     """A smaller instance of the user's own class. The module that was captured is not changed.
 
     Args:
         captured: The module, captured.
         plan: What is removed.
-        edits: What became of the literal sizes of its graph (`torch.rewrite`).
+        edits: What became of the literal sizes of its graph (`torch/rewrite.py`).
         check: Runs a candidate against the masked original: an empty text where they are equal,
             otherwise the reason. It must leave the candidate as it finds it.
         fold: Whether weights may be multiplied by a constant, so that attention keeps its scale.
+        write: Whether sizes may be written into methods, in a subclass of the user's class.
     """
     if captured.module is None:
         return Kept(None, "only a graph was given, no module")
@@ -68,78 +94,96 @@ def own_class(
         ladder = _Ladder(captured, plan, edits, check)
     except Exception as error:
         return Kept(None, f"the module cannot be copied ({_line(error)})")
-    return ladder.climb(fold)
+    if ladder.copies.missing:
+        return Kept(None, f"'{ladder.copies.missing[0]}' is no tensor that the module holds")
+    return ladder.climb(fold, write)
 
 
 class _Ladder:
     def __init__(self, captured: Captured, plan: Plan, edits: Sequence[Edit], check: Check) -> None:
+        assert captured.module is not None
         self.captured = captured
+        self.module: nn.Module = captured.module
         self.plan = plan
-        self.edits = edits
         self.check = check
         self.copies = Copies(captured, plan)
         self.standard = Standard(captured, plan, edits)
-        self.ran = False  # whether the last candidate did, with whatever result
+        self.differ: list[Recipe] = []  # those that ran, and gave something else
+        self.reason = ""
 
-    def climb(self, fold: bool) -> Kept:
-        if self.copies.missing:
-            return Kept(None, f"'{self.copies.missing[0]}' is no tensor that the module holds")
-        kept = self.attempt((), "attributes of standard layers")
-        if kept.module is not None:
-            return kept
-        traced = self.trace()
-        differ: list[Sequence[Change]] = [()] if self.ran else []
-        reason = kept.why
-        if traced is not None:
-            solution = solve(traced, self.known(traced))
-            for values in _variants(solution):
-                found = changes(values, traced.old)
-                how = f"sizes of forward traced to attributes: {_few(found)}"
-                kept = self.attempt(found, how)
-                if kept.module is not None:
-                    return kept
-                reason = kept.why
-                differ += [found] if self.ran else []
-            reason = _conflict(solution) or reason
-        if fold:
-            kept = self.fold(differ)
-            if kept.module is not None:
-                return kept
-        return Kept(None, reason)
-
-    def trace(self) -> Traced | None:
-        """Where sizes in `forward` come from; None where the copy cannot be traced."""
-        try:
-            return trace(self.captured, self.plan, self.copies.skeleton())
-        except Exception:  # torch.export raises whatever the module or dynamo raises
-            return None
-
-    def fold(self, differ: Sequence[Sequence[Change]]) -> Kept:
-        """Candidates that run but differ, with the scales of attention folded into weights."""
-        for found in reversed(differ):
+    def climb(self, fold: bool, write: bool) -> Kept:
+        for recipe in self.recipes(fold, write):
             try:
-                scaled = missing(self.captured, self.candidate(found)[0])
-                multipliers = folded(self.captured, scaled) if scaled else None
+                made, done = self.candidate(recipe)
+                why = self.check(made)
+            except Exception as error:  # whatever forward raises on sizes that do not fit
+                self.reason = self.reason or _line(error)
+                continue
+            if not why:
+                return Kept(made, recipe.how, done)
+            self.differ.append(recipe)
+            self.reason = why
+        return Kept(None, self.reason)
+
+    def recipes(self, fold: bool, write: bool) -> Iterator[Recipe]:
+        yield Recipe("attributes of standard layers")
+        try:
+            traced = trace(self.captured, self.plan, self.copies.skeleton())
+        except Exception:  # torch.export raises whatever the module or dynamo raises
+            traced = Traced((), {}, {})
+        known = self.known(traced)
+        solution = solve(traced, known)
+        sets = [changes(values, traced.old) for values in _variants(solution)]
+        for found in sets:
+            if found:
+                yield Recipe(f"sizes of forward traced to attributes: {_few(found)}", found)
+        done = frozenset((c.path, c.name) for c in sets[0])
+        for more in guesses(self.captured, self.plan, done):
+            yield Recipe(f"attributes of equal value: {_few(more)}", (*sets[0], *more))
+        if write:
+            for values, found in zip(_variants(solution), sets, strict=True):
+                numbers: dict[Leaf, int] = {**traced.old, **traced.sizes}
+                numbers.update(known)
+                numbers.update(values)
+                texts = to_write(self.module, traced, numbers)
+                if texts:
+                    how = f"sizes written into methods: {self.first_text(texts)}"
+                    yield Recipe(how, found, texts)
+        self.reason = _conflict(solution) or self.reason
+        if fold:
+            yield from self.folds()
+
+    def folds(self) -> Iterator[Recipe]:
+        """Candidates that run but differ, with the scales of their attention folded into weights."""
+        for recipe in reversed(self.differ):
+            try:
+                scaled = missing(self.captured, self.candidate(recipe)[0])
+                scale = folded(self.captured, scaled) if scaled else None
             except Exception:  # torch.export raises whatever the module or dynamo raises
                 continue
-            if not multipliers:
-                continue
-            factor = scaled[0].factor
-            traced = f"sizes of forward traced to attributes: {_few(found)}; " if found else ""
-            how = (
-                f"{traced}the scale of attention that forward computes is folded into "
-                f"'{next(iter(multipliers))}' (times {factor:.4g}) and others"
-            )
-            kept = self.attempt(found, how, multipliers)
-            if kept.module is not None:
-                return kept
-        return Kept(None, "")
+            if scale:
+                how = (
+                    f"{recipe.how}; the scale of attention that forward computes is folded into "
+                    f"'{next(iter(scale))}' (times {scaled[0].factor:.4g})"
+                )
+                yield replace(recipe, how=how, scale=scale)
+
+    def candidate(self, recipe: Recipe) -> tuple[nn.Module, tuple[str, ...]]:
+        """A sliced copy, and everything in which it differs but for the shapes of weights."""
+        made = self.copies.make(recipe.scale)
+        done = self.standard.adapt(self.module, made)
+        put(made, recipe.attributes)
+        says = [str(c) for c in [*done, *recipe.attributes]]
+        for path, texts in recipe.texts.items():
+            part = made.get_submodule(path)
+            says += [f"{path}.{t.place.method}: {t.old} -> {t.new}" for t in texts]
+            part.__class__ = subclass(type(part), texts)
+        says += [f"{name}: multiplied by a constant" for name in recipe.scale]
+        return made, tuple(says)
 
     def known(self, traced: Traced) -> dict[Attribute, int]:
         """Attributes of standard layers that follow from their weights."""
-        assert self.captured.module is not None
-        made = self.copies.make()
-        self.standard.adapt(self.captured.module, made)
+        made = self.candidate(Recipe(""))[0]
         now = {
             (path, name): holder[name] for holder, path, name in attributes(made) if name in holder
         }
@@ -154,33 +198,14 @@ class _Ladder:
                 result[leaf] = value
         return result
 
-    def candidate(
-        self, found: Sequence[Change], scale: Mapping[str, torch.Tensor] | None = None
-    ) -> tuple[nn.Module, tuple[Change, ...]]:
-        """A copy with some attributes changed, and all attributes that differ."""
-        assert self.captured.module is not None
-        made = self.copies.make(scale)
-        done = self.standard.adapt(self.captured.module, made)
-        put(made, found)
-        return made, (*done, *found)
-
-    def attempt(
-        self,
-        found: Sequence[Change],
-        how: str,
-        scale: Mapping[str, torch.Tensor] | None = None,
-    ) -> Kept:
-        """A candidate, run against the masked original."""
-        self.ran = False
-        try:
-            made, done = self.candidate(found, scale)
-            why = self.check(made)
-        except Exception as error:  # whatever the user's forward raises on sizes that do not fit
-            return Kept(None, _line(error))
-        self.ran = True
-        if why:
-            return Kept(None, why)
-        return Kept(made, how, tuple(str(c) for c in done))
+    def first_text(self, texts: Mapping[str, tuple[Written, ...]]) -> str:
+        """The first of what is written, in words."""
+        path, found = next(iter(texts.items()))
+        text = found[0]
+        cls = type(self.module.get_submodule(path)).__name__
+        more = sum(len(t) for t in texts.values()) - 1
+        rest = f" and {more} more" if more else ""
+        return f"{cls}.{text.place.method}: {text.old} -> {text.new}{rest}"
 
 
 def _conflict(solution: Solution) -> str:
@@ -203,7 +228,7 @@ def _variants(solution: Solution) -> Iterator[Mapping[Attribute, int]]:
 def _few(changes: Sequence[Change]) -> str:
     """The first of some changes, in words."""
     rest = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
-    return f"{changes[0]}{rest}" if changes else "none"
+    return f"{changes[0]}{rest}"
 
 
 def _line(error: BaseException) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 import logging
 import operator
+import sys
+import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +27,11 @@ from torch.utils import _pytree as pytree
 
 from graphprune.plan import Plan, pruned_shape
 from graphprune.rules.aten.registry import aten
-from graphprune.torch.call import call_of
+from graphprune.torch.call import Call, call_of
 from graphprune.torch.capture import Captured, _two_rows, mode
 from graphprune.torch.resize import AtenResize
 from graphprune.torch.shapes import concrete, dims_of
+from graphprune.torch.sites import Place, Sites
 from graphprune.torch.slicing import parameter_cuts
 from graphprune.torch.tags import (
     Attribute,
@@ -43,6 +46,7 @@ from graphprune.torch.tags import (
 )
 
 _MARK = "graphprune_call"
+_PIECES = ("split_size", "chunks", "sections")
 _LONGEST = 8
 _MOST_NODES = 8000
 
@@ -53,13 +57,17 @@ class Equation:
 
     Attributes:
         origin: What it is computed from.
-        value: What it must be after pruning; None where no single number will do.
+        value: What it must be after pruning: a list of sizes where equal pieces become unequal;
+            None where it cannot be said.
         node: Where it is used.
+        place: Where that is in the source; None where it is not known, or the number is not the same
+            for inputs of all sizes.
     """
 
     origin: Origin
-    value: int | None
+    value: int | tuple[int, ...] | None
     node: str
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Traced:
     """What tracing found.
 
     Attributes:
-        equations: One a use of a number that comes from an attribute.
+        equations: One a use of a number as a size.
         old: Values of all leaves in the original.
         sizes: Values of the sizes of tensors after pruning.
     """
@@ -80,6 +88,7 @@ class Traced:
 @dataclass
 class _Recorded:
     numbers: list[int]
+    places: list[Place | None]
 
 
 class Recorder(TorchFunctionMode):
@@ -90,8 +99,9 @@ class Recorder(TorchFunctionMode):
         made: id of a tensor -> the call that gave it (or the path of a parameter), which result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
+        self.sites = Sites(module)
         self.calls: dict[int, _Recorded] = {}
         self.count = 0
         self.made: dict[int, tuple[int | str, int]] = {}
@@ -108,8 +118,10 @@ class Recorder(TorchFunctionMode):
         self.count += 1
         call = self.count
         given = list(numbers((args, kwargs)))
+        if given:
+            places = self.sites.places(_outside(), args, kwargs)
+            self.calls[call] = _Recorded(given, places)
         if any(isinstance(n, Tag) for n in given):
-            self.calls[call] = _Recorded(given)
             args, kwargs = plain(args), plain(kwargs)
         with torch.fx.traceback.annotate({_MARK: call}):
             result = func(*args, **kwargs)
@@ -141,6 +153,17 @@ class Recorder(TorchFunctionMode):
         return result
 
 
+def _outside() -> types.FrameType | None:
+    """The innermost frame that is not torch's or this file's."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name != __name__ and name.partition(".")[0] != "torch":
+            return frame
+        frame = frame.f_back
+    return None
+
+
 def trace(captured: Captured, plan: Plan, module: nn.Module) -> Traced:
     """Equations for the attributes of a module.
 
@@ -155,7 +178,7 @@ def trace(captured: Captured, plan: Plan, module: nn.Module) -> Traced:
     old: dict[Leaf, int] = {}
     for holder, path, name in attributes(module):
         _tag(holder, path, name, old)
-    recorder = Recorder()
+    recorder = Recorder(module)
     graph = _exported(captured, module, recorder)
     match = aligned(graph, captured.graph_module.graph)
     after = _After(captured, plan)
@@ -308,34 +331,43 @@ class _After:
             return self._cuts.get(self._weights.names[node], ())
         return self._plan.tensors.get(node.name, ())
 
-    def numbers(self, node: fx.Node) -> list[tuple[int, int | None]]:
-        """The integers among the arguments of a node: before and after pruning."""
+    def numbers(self, node: fx.Node) -> list[tuple[int, int | tuple[int, ...] | None, bool]]:
+        """The integers among the arguments of a node: before, after, and whether literal."""
         call = call_of(node)
-        rule = aten.find(call.domain, call.op, None)
-        changed: dict[str, Any] = {}
-        reads = [n for n in call.operands if n is not None]
-        made = [node, *(u for u in node.users if u.target is operator.getitem)]
-        if rule is not None and any(self.cuts_of(n) for n in [*reads, *made]):
-            resize = AtenResize(call, self.cuts_of, concrete)
-            rule.resize(resize)
-            changed = {**resize.edits, **resize.wanted}
-            if resize.split_at is not None:
-                name = next(
-                    (n for n in ("split_size", "chunks", "sections") if n in call.arguments), ""
-                )
-                changed[name] = None
+        changed = self._changed(call)
         given = [*list(call.arguments)[: len(node.args)], *node.kwargs]
-        result: list[tuple[int, int | None]] = []
+        result: list[tuple[int, int | tuple[int, ...] | None, bool]] = []
         for name in given:
-            before = list(numbers(concrete(call.arguments[name])))
-            after: list[int | None] = list(before)
+            argument = call.arguments[name]
+            entries = argument if isinstance(argument, list | tuple) else [argument]
+            literal = [not isinstance(e, fx.Node) for e in entries]
+            before = list(numbers(concrete(argument)))
+            after: list[int | tuple[int, ...] | None] = list(before)
             if name in changed:
                 value = changed[name]
-                after = [None] * len(before) if value is None else list(numbers(concrete(value)))
+                after = [value] if isinstance(value, tuple) else list(numbers(concrete(value)))
             if len(after) != len(before):
                 after = [None] * len(before)
-            result += [(b, b if b == -1 else a) for b, a in zip(before, after, strict=True)]
+            if len(literal) != len(before):
+                literal = [False] * len(before)
+            for b, a, fixed in zip(before, after, literal, strict=True):
+                result.append((b, b if b == -1 else a, fixed))
         return result
+
+    def _changed(self, call: Call) -> dict[str, Any]:
+        """Arguments of a node that change."""
+        rule = aten.find(call.domain, call.op, None)
+        reads = [n for n in call.operands if n is not None]
+        made = [call.node, *(u for u in call.node.users if u.target is operator.getitem)]
+        if rule is None or not any(self.cuts_of(n) for n in [*reads, *made]):
+            return {}
+        resize = AtenResize(call, self.cuts_of, concrete)
+        rule.resize(resize)
+        changed = {**resize.edits, **resize.wanted}
+        if resize.split_at is not None:
+            name = next((n for n in _PIECES if n in call.arguments), "")
+            changed[name] = tuple(resize.split_at[1])
+        return changed
 
     def size(
         self, leaf: Size, nodes: Mapping[int, list[fx.Node]], match: Mapping[fx.Node, fx.Node]
@@ -360,13 +392,12 @@ class _After:
 
 def _equations(recorded: _Recorded, nodes: list[fx.Node], after: _After) -> Iterator[Equation]:
     """Each tagged number of a call, found again in order among the numbers of its nodes."""
-    there = [(before, new, n.name) for n in nodes for before, new in after.numbers(n)]
+    there = [(*entry, n.name) for n in nodes for entry in after.numbers(n)]
     position = 0
-    for number in recorded.numbers:
+    for number, place in zip(recorded.numbers, recorded.places, strict=True):
         at = next((i for i in range(position, len(there)) if there[i][0] == int(number)), None)
         if at is None:
             continue
         position = at + 1
-        origin = origin_of(number)
-        if any(isinstance(leaf, Attribute) for leaf in leaves(origin)):
-            yield Equation(origin, there[at][1], there[at][2])
+        _, value, literal, node = there[at]
+        yield Equation(origin_of(number), value, node, place if literal else None)

@@ -98,7 +98,7 @@ def _solutions(
     equation: Equation, leaf: Attribute, values: Mapping[Leaf, int], old: int
 ) -> list[int]:
     """All values of one attribute that satisfy an equation."""
-    if equation.value is None:
+    if not isinstance(equation.value, int):
         return []
     if equation.origin == leaf:
         return [equation.value]
