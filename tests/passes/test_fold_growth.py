@@ -246,6 +246,22 @@ def test_layers_behind_what_is_left_lose_channels(body: str) -> None:
     assert stored(result.model) <= stored(source)
 
 
+def test_tables_of_half_precision_lose_columns_only() -> None:
+    """The positions that are looked up are known, but more of them in longer inputs."""
+    body = "v = Cast <to = 1> (words) e = Gather (v, i) t = Shape <start = 1, end = 2> (i) "
+    body += "n = Slice (ids, zero, t, one) u = Cast <to = 1> (places) p = Gather (u, n) "
+    body += "a = Add (e, p) y = MatMul (a, w)"
+    tables = {"words": normal(50, 32), "places": normal(64, 32)}
+    numbers = {"ids": np.arange(64)[None], "zero": np.array([0]), "one": np.array([1])}
+    weights = {n: a.astype(np.float16) for n, a in tables.items()}
+    text = f"g (int64[N, T] i) => (float[N, T, 4] y) {{ {body} }}"
+    source = parse(text, {**weights, **numbers, "w": normal(32, 4)})
+    result = graphprune.compile(source, channels=0.5, align=1, bench=False)
+    shapes = {n: tuple(v.shape) for n, v in result.model.graph.initializers.items()}
+    assert (shapes["words"], shapes["places"]) == ((50, 16), (64, 16))
+    assert ops(result.model).count("Cast") == 2
+
+
 @st.composite
 def constants(draw: st.DrawFn) -> tuple[str, dict[str, np.ndarray]]:
     """A random graph of constants, any of which a layer may read."""

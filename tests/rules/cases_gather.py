@@ -39,6 +39,22 @@ def embeddings_added(rng: Rng) -> Example:
 
 
 @case()
+def positions_of_a_dynamic_length(rng: Rng) -> Example:
+    """As many rows of a table, itself computed from a smaller one, as the input is long."""
+    net = Net(rng)
+    v, c = net.size(6, 9), net.size(5, 8)
+    words = net.const(rng.normal(0, 1, (v, c)).astype(np.float32))
+    narrow = net.const(rng.normal(0, 1, (120, c)).astype(np.float16))
+    places = net.op("Cast", narrow, to=TensorProto.FLOAT)
+    ids = indices_input(net, ["length", 3], v)
+    length = net.op("Shape", ids, start=0, end=1)
+    first = net.op("Slice", net.const(np.arange(120)), net.const([0]), length)
+    rows = net.op("Unsqueeze", net.op("Gather", places, first), net.const([1]))
+    sums = net.op("Add", net.op("Gather", words, ids), rows)
+    return net.example(net.dense(sums, c, 4), units=c)
+
+
+@case()
 def embedding_other_axis(rng: Rng) -> Example:
     """The table lies on its side: columns are looked up."""
     net = Net(rng)

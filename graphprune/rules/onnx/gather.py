@@ -10,6 +10,7 @@ from graphprune.rules.registry import boundary_rule, op_rule
 from graphprune.rules.resize import Resize
 
 _DATA = "its indices are not known before it runs"
+_SIZED = "how many of its elements are looked up depends on a dynamic size"
 
 
 def resize_gather(r: Resize) -> None:
@@ -38,10 +39,11 @@ def gather(ctx: OpContext) -> None:
         factors = tuple(Factor((a,), ctx.alg.space.fresh(t.shape[a])) for a in others)
         ctx.adopt(0, factors)
         t = Labels(t.shape, factors)
-    if indices is None:
+    sized = indices is not None and any(ctx.dynamic(1, a) for a in range(indices.ndim))
+    if indices is None or sized:  # sized: positions, of which more are looked up in longer inputs
         index = ctx.labels(1)
         ctx.alg.pin(index.factors, "indices of a lookup")
-        t = ctx.alg.tie_across(t, [axis], _DATA)
+        t = ctx.alg.tie_across(t, [axis], _SIZED if sized else _DATA)
         grow = index.rank - 1
         names = {a: a if a < axis else a + grow for a in range(t.rank) if a != axis}
         ctx.set(tuple(f.renamed(names) for f in t.factors))
