@@ -143,8 +143,8 @@ class _Ladder:
         if write:
             for values, found in zip(_variants(solution), sets, strict=True):
                 numbers: dict[Leaf, int] = {**traced.old, **traced.sizes}
-                numbers.update(known)
-                numbers.update(values)
+                numbers.update(known.items())
+                numbers.update(values.items())
                 texts = to_write(self.module, traced, numbers)
                 if texts:
                     how = f"sizes written into methods: {self.first_text(texts)}"

@@ -45,6 +45,7 @@ from graphprune.torch.tags import (
     plain,
 )
 
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _MARK = "graphprune_call"
 _PIECES = ("split_size", "chunks", "sections")
 _LONGEST = 8
@@ -125,7 +126,7 @@ class Recorder(TorchFunctionMode):
             args, kwargs = plain(args), plain(kwargs)
         with torch.fx.traceback.annotate({_MARK: call}):
             result = func(*args, **kwargs)
-        if func is torch.Tensor.shape.__get__ or func is torch.Tensor.size:  # type: ignore[attr-defined]
+        if func == _SHAPE or func is torch.Tensor.size:
             return self._tagged(args, kwargs, result)
         if isinstance(result, torch.Tensor):
             self._keep(result, call, 0)
