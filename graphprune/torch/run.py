@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from graphprune.selection.ratios import Policy, split
 from graphprune.torch import checkpoint as files
 from graphprune.torch.capture import capture
 from graphprune.torch.checkpoint import Checkpoint
-from graphprune.torch.pace import Schedule
+from graphprune.torch.pace import Schedule, schedule_of
 from graphprune.torch.pipeline import Progress, prune
 from graphprune.torch.subject import TorchSubject, count_parameters
 from graphprune.torch.successive import other_values, spread
@@ -60,7 +61,27 @@ class Step:
 
 @dataclass(eq=False)
 class Run:
-    """What is known from the start, and what the steps have added."""
+    """What is known from the start, and what the steps have added.
+
+    Attributes:
+        first: The unpruned module, captured.
+        graph: Its analysis.
+        base_params: Its parameters.
+        base_macs: Its multiply-adds at the example inputs.
+        inputs: Example inputs, by name, and dynamic shapes.
+        options: What stays in the end.
+        steps: How many there are.
+        schedule: What stays after each.
+        own: As for `prune`.
+        inplace: As for `prune`.
+        optimizer: Carried over in every step.
+        ema: Carried over in every step.
+        keep: What else a checkpoint holds.
+        progress: Told what is done.
+        asked: What a checkpoint must have been made for.
+        plans: Of the steps that are done.
+        records: Of the steps that are done.
+    """
 
     first: TorchSubject
     graph: DependencyGraph
@@ -79,6 +100,68 @@ class Run:
     asked: dict[str, Any] = field(default_factory=dict)
     plans: list[Plan] = field(default_factory=list)
     records: list[Step] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        module: nn.Module,
+        inputs: tuple[Any, Any, Any],
+        options: Options,
+        steps: int,
+        schedule: str | Schedule,
+        *,
+        own: bool | None = None,
+        inplace: bool = False,
+        optimizer: torch.optim.Optimizer | None = None,
+        ema: nn.Module | None = None,
+        keep: Mapping[str, Stateful] | None = None,
+        progress: Progress | None = None,
+    ) -> Run:
+        """A run of which nothing is done yet.
+
+        Raises:
+            UsageError: An unknown schedule, no steps, nothing that is to stay, or `head_dims`.
+        """
+        shape = schedule_of(schedule)
+        if steps < 1:
+            raise UsageError(f"steps {steps}: at least one")
+        if not options.says_what_stays:
+            raise UsageError(
+                "say what stays in the end: channels=, params=, macs=, heads=, group_ratio="
+            )
+        if options.head_dims is not None and steps > 1:
+            raise UsageError(
+                "head_dims cannot be pruned in several steps: leave it to a last "
+                "prune(..., head_dims=)"
+            )
+        first = TorchSubject(capture(module, *inputs))
+        asked = {
+            "module": type(module).__name__,
+            "source_sha256": first.sha256,
+            "options": options.to_json(),
+            "steps": steps,
+            "schedule": schedule if isinstance(schedule, str) else _name(schedule),
+            "kept": sorted(keep or ()),
+            "optimizer": None if optimizer is None else type(optimizer).__name__,
+            "ema": None if ema is None else type(ema).__name__,
+        }
+        return cls(
+            first=first,
+            graph=first.analyse(),
+            base_params=count_parameters(module),
+            base_macs=first.macs(),
+            inputs=inputs,
+            options=replace(options, bench=False),
+            steps=steps,
+            schedule=shape,
+            own=True if inplace else own,
+            inplace=inplace,
+            optimizer=optimizer,
+            ema=ema,
+            keep=dict(keep or {}),
+            progress=progress or (lambda *_: None),
+            asked=json.loads(json.dumps(asked)),  # as it comes back from a checkpoint
+        )
 
     def prune(
         self, module: nn.Module, number: int, scores: Callable[[nn.Module], Scores] | None
@@ -182,7 +265,7 @@ class Run:
         weights = spread(module, saved.weights, saved.plans, aliases)
         with other_values(module, weights, restore=not self.inplace):
             for plan, kind in zip(saved.plans, saved.kinds, strict=True):
-                present = self._apply(present, plan, kind)
+                present = self.apply(present, plan, kind)
         files.put_weights(present, saved.weights)
         training = set(saved.training)
         for name, part in present.named_modules():
@@ -198,7 +281,8 @@ class Run:
         files.put_rng_states(saved.rng)
         return present, saved.step
 
-    def _apply(self, module: nn.Module, plan: Plan, kind: str) -> nn.Module:
+    def apply(self, module: nn.Module, plan: Plan, kind: str) -> nn.Module:
+        """The module after a plan of this run."""
         args, kwargs, shapes = self.inputs
         return prune(
             module,
@@ -214,6 +298,10 @@ class Run:
             allow_slower=True,
             seed=self.options.seed,
         ).module
+
+
+def _name(schedule: Schedule) -> str:
+    return str(getattr(schedule, "__name__", "function"))
 
 
 def _asked(options: Options) -> float | None:

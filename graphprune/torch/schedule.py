@@ -5,7 +5,6 @@ Every ratio is the fraction of the *original* that stays.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +14,13 @@ import torch
 from torch import nn
 
 from graphprune.decide import Scores
-from graphprune.errors import NothingGainedError, UsageError
+from graphprune.errors import NothingGainedError
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.torch import checkpoint as files
-from graphprune.torch.capture import capture
-from graphprune.torch.pace import Schedule, schedule_of
+from graphprune.torch.pace import Schedule
 from graphprune.torch.pipeline import Progress
 from graphprune.torch.run import Run, Stateful, Step
-from graphprune.torch.subject import TorchSubject, count_parameters
 from graphprune.torch.successive import composed
 
 
@@ -100,49 +97,19 @@ def iterative(
         GraphpruneError: What `prune` raises. The module is then as the last good step left it.
     """
     chosen = replace(options, **settings) if options is not None else Options(**settings)
-    chosen = replace(chosen, bench=False)
-    shape = schedule_of(schedule)
-    if steps < 1:
-        raise UsageError(f"steps {steps}: at least one")
-    if not chosen.says_what_stays:
-        raise UsageError(
-            "say what stays in the end: channels=, params=, macs=, heads=, group_ratio="
-        )
-    if chosen.head_dims is not None and steps > 1:
-        raise UsageError(
-            "head_dims cannot be pruned in several steps: leave it to a last prune(..., head_dims=)"
-        )
-    captured = capture(module, args, kwargs, dynamic_shapes)
-    subject = TorchSubject(captured)
-    run = Run(
-        first=subject,
-        graph=subject.analyse(),
-        base_params=count_parameters(module),
-        base_macs=subject.macs(),
-        inputs=(args, kwargs, dynamic_shapes),
-        options=chosen,
-        steps=steps,
-        schedule=shape,
-        own=True if inplace else own,
+    run = Run.start(
+        module,
+        (args, kwargs, dynamic_shapes),
+        chosen,
+        steps,
+        schedule,
+        own=own,
         inplace=inplace,
         optimizer=optimizer,
         ema=ema,
-        keep=dict(state or {}),
-        progress=progress or (lambda *_: None),
+        keep=state,
+        progress=progress,
     )
-    asked = {
-        "module": type(module).__name__,
-        "source_sha256": subject.sha256,
-        "options": chosen.to_json(),
-        "steps": steps,
-        "schedule": schedule
-        if isinstance(schedule, str)
-        else getattr(schedule, "__name__", "function"),
-        "kept": sorted(run.keep),
-        "optimizer": None if optimizer is None else type(optimizer).__name__,
-        "ema": None if ema is None else type(ema).__name__,
-    }
-    run.asked = json.loads(json.dumps(asked))  # as it comes back from a checkpoint
     path = None if checkpoint is None else Path(checkpoint)
     done = 0
     present = module
