@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import UnsupportedModelError, UsageError
+from graphprune.torch.shapes import dynamic_axes
 from graphprune.torch.switch import switchable
 from graphprune.torch.tidy import tidy
 
@@ -168,12 +169,8 @@ def _of_program(program: torch.export.ExportedProgram) -> Captured:
     exported = program.module(check_guards=False)
     assert isinstance(exported, fx.GraphModule)
     graph_module = tidy(fx.GraphModule(exported, exported.graph))  # whose train() and eval() work
-    dynamic = any(
-        not isinstance(n, int)
-        for node in graph_module.graph.nodes
-        if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
-        for n in node.meta["val"].shape
-    )
+    inputs = [n.meta.get("val") for n in graph_module.graph.nodes if n.op == "placeholder"]
+    dynamic = any(dynamic_axes(value) for value in inputs)
     return Captured(None, graph_module, tuple(example[0]), dict(example[1]), False, dynamic)
 
 

@@ -30,7 +30,12 @@ def dynamic_axes(tensor: Any) -> frozenset[int]:
     """Axes whose length depends on a dynamic dimension."""
     if not isinstance(tensor, torch.Tensor):
         return frozenset()
-    return frozenset(a for a, n in enumerate(tensor.shape) if not isinstance(n, int))
+    return frozenset(a for a, n in enumerate(tensor.shape) if varies(n))
+
+
+def varies(size: Any) -> bool:
+    """Whether a size depends on a dynamic dimension; a symbol that was fixed since does not."""
+    return not isinstance(size, int) and not size.node.expr.is_number
 
 
 def concrete(argument: Any) -> Any:
