@@ -124,6 +124,46 @@ def test_groups_and_schedulers_stay(start: nn.Module) -> None:
     train(result.module, optimizer, AFTER)
 
 
+def test_sparse_adam_goes_on() -> None:
+    """Rows that a batch does not name have no gradient; columns are cut."""
+    torch.manual_seed(0)
+    x, y = torch.randint(0, 9, (4, 6)), torch.randint(0, 4, (4,))
+
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(9, 10, sparse=True)
+            self.out = nn.Linear(10, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.tanh(self.embed(x)).mean(1))
+
+    net = Bag().double()
+    optimizer = optim.SparseAdam([net.embed.weight], 0.05)
+
+    def step(run, optimizer: optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(run(x), y).backward()
+        optimizer.step()
+
+    step(net, optimizer)
+    step(net, optimizer)
+    result = smaller(net, x, channels=0.5, align=1)
+    twin = Twin(result.captured, result.plan)
+    masked = optim.SparseAdam([twin.module.embed.weight], 0.05)
+    masked.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    carry_over(optimizer, result.pairs)
+    for _ in range(3):
+        step(result.module, optimizer)
+        step(twin, masked)
+    made = result.module.embed.weight
+    expected = slice_tensor(
+        twin.module.embed.weight.detach(), parameter_cuts(result.plan)["embed.weight"]
+    )
+    assert made.shape == (9, 5)
+    assert (made - expected).abs().max() < 1e-9
+
+
 def test_accumulated_gradients_are_cut(start: nn.Module) -> None:
     net = copy.deepcopy(start)
     optimizer = optim.Adam(net.parameters())
