@@ -18,6 +18,7 @@ from graphprune.analysis.groups import (
     cell_numbers,
     families,
 )
+from graphprune.analysis.ops import SPATIAL, TRUNK_NORMS
 from graphprune.analysis.resolve import FIXED, Resolved, Resolver
 from graphprune.analysis.site import Link, Residual, Site, Statistic
 from graphprune.labels import Algebra, Pin, unique
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from graphprune.analysis.explain import Explanation
-
-_TRUNK_NORMS = {
-    *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "ReduceMean"),
-    *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization"),
-    *("Mul", "Div"),  # of a ReduceSum: a mean written by hand
-    *("layer_norm", "rms_norm", "mean", "native_layer_norm"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +178,7 @@ def build(
                 widths=_widths([m for m in own_members if id(m.resolved) in alone], cells, own),
                 members=tuple(own_members),
                 statistics=tuple(s.node for s in through),
-                trunk=number in joined and any(s.op in _TRUNK_NORMS for s in through),
+                trunk=number in joined and any(s.op in TRUNK_NORMS for s in through),
             )
         )
     return DependencyGraph(
@@ -241,20 +235,13 @@ def _kinds(alg: Algebra, resolver: Resolver, family: np.ndarray) -> dict[int, st
     return kinds
 
 
-_SPATIAL = {
-    *("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"),
-    *("conv1d", "conv2d", "conv3d", "convolution"),
-    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-}
-
-
 def _kind(hint: str | None, members: Sequence[Member], joined: bool) -> str:
     if hint == "head" or (hint is not None and not joined):
         return hint
     if joined:
         return "residual"
     ops = {m.site.op for m in members if m.site.is_weight}
-    return "channel" if ops & _SPATIAL or not ops else "neuron"
+    return "channel" if ops & SPATIAL or not ops else "neuron"
 
 
 def _name(members: Sequence[Member]) -> str:

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphprune.analysis.groups import Group, Member
+from graphprune.analysis.ops import BATCH_NORMS
 from graphprune.options import norm_order
 
 WeightOf = Callable[[str], np.ndarray]
 """Contents of an initializer by name."""
 
-_BATCH_NORMS = ("BatchNormalization", "batch_norm")
 _FPGM_LIMIT = 1 << 26
 _PIECE = 1 << 20
 
@@ -113,7 +113,7 @@ def _median_distance(rows: np.ndarray) -> np.ndarray:
 def _aggregate(group: Group, weight: WeightOf, measure: Measure, criterion: str) -> np.ndarray:
     members = [m for m in group.members if m.site.is_weight and m.site.strong]
     if criterion == "bn-scale":
-        scales = [m for m in members if m.site.op in _BATCH_NORMS and m.site.input == 1]
+        scales = [m for m in members if m.site.op in BATCH_NORMS and m.site.input == 1]
         members = scales or members
         if not scales:
             measure = _norm(2)

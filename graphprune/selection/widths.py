@@ -13,15 +13,10 @@ from math import gcd
 import numpy as np
 
 from graphprune.analysis.groups import Group, Width
+from graphprune.analysis.ops import CONTRACTIONS
 
 Grid = Callable[[Width], int]
 """The step that a physical width should be a multiple of."""
-
-_CONTRACTIONS = {
-    *("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
-    *("Einsum", "LSTM", "GRU", "RNN", "Attention", "conv", "linear", "matmul"),
-}
-
 
 _NODES = 2000
 
@@ -39,13 +34,13 @@ def grid_of(align: int | str) -> Grid:
     """
 
     def auto(width: Width) -> int:
-        if width.site.op not in _CONTRACTIONS:
+        if width.site.op not in CONTRACTIONS:
             return 1
         size = width.site.shape[width.axis]
         return 16 if size >= 16 else 4 if size >= 8 else 1
 
     def fixed(width: Width) -> int:
-        return int(align) if width.site.op in _CONTRACTIONS else 1
+        return int(align) if width.site.op in CONTRACTIONS else 1
 
     return auto if align == "auto" else fixed
 
