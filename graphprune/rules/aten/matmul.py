@@ -17,7 +17,7 @@ def linear(ctx: AtenContext) -> None:
     ctx.set(trailing_operands(ctx, labels, [2]).factors)
 
 
-@aten_rule("matmul", "mm", "bmm", "mv", "dot", "__matmul__", macs=matmul_macs)
+@aten_rule("matmul", "mm", "bmm", "mv", "dot", macs=matmul_macs)
 def matmul(ctx: AtenContext) -> None:
     """numpy.matmul."""
     ctx.set(product(ctx, 0, 1).factors)

@@ -7,6 +7,7 @@ from graphprune.rules.aten.registry import aten_boundary, aten_rule
 from graphprune.rules.base import positive
 from graphprune.rules.shared.conv import channel_operand
 from graphprune.rules.shared.normalization import over_statistics, trailing_operands
+from graphprune.torch.call import Call
 from graphprune.torch.context import AtenContext
 from graphprune.torch.resize import AtenResize
 
@@ -29,13 +30,9 @@ def batch_norm(ctx: AtenContext) -> None:
             labels = channel_operand(ctx, labels, i, axis=1)
     ctx.set(labels.factors)
     vectors = [f.renamed({1: 0}) for f in labels.factors if f.axes == (1,)]
-    for k in (1, 2):
-        ctx.set(vectors, k) if ctx.result(k) is not None and _rank(ctx, k) == 1 else None
-
-
-def _rank(ctx: AtenContext, k: int) -> int:
-    found = ctx.sizes(ctx.result(k))
-    return -1 if found is None else len(found)
+    for k in (1, 2):  # statistics that the backward pass wants; empty in evaluation mode
+        if ctx.result(k) is not None and ctx.out_shape(k) == labels.shape[1:2]:
+            ctx.set(vectors, k)
 
 
 @aten_rule("instance_norm")
@@ -52,7 +49,7 @@ def instance_norm(ctx: AtenContext) -> None:
 def resize_shape(r: AtenResize) -> None:
     """`normalized_shape`: the trailing sizes."""
     shape = list(r.call.arguments["normalized_shape"])
-    r.set("normalized_shape", list(r.new_out()[-len(shape) :]))
+    r.set("normalized_shape", list(r.new("input")[-len(shape) :]))
 
 
 @aten_rule("layer_norm", "native_layer_norm", resize=resize_shape)
@@ -74,19 +71,27 @@ def _tail(ctx: AtenContext, params: tuple[int, ...]) -> None:
     ctx.set(trailing_operands(ctx, labels, params).factors)
 
 
+def _groups(call: Call) -> str:
+    """The native op calls it otherwise."""
+    return "num_groups" if "num_groups" in call.arguments else "group"
+
+
 def resize_groups(r: AtenResize) -> None:
     """Whole groups leave, or equally many channels of each."""
     cut = r.cut("input", 1)
     if cut is not None:
-        inner = cut.size // int(r.arg("num_groups"))
-        r.set("num_groups", len({int(i) // inner for i in cut.kept.reshape(-1)}))
+        name = _groups(r.call)
+        inner = cut.size // int(r.arg(name))
+        r.set(name, len({int(i) // inner for i in cut.kept.reshape(-1)}))
+        if name == "group":
+            r.set("C", cut.count)
 
 
-@aten_rule("group_norm", resize=resize_groups)
+@aten_rule("group_norm", "native_group_norm", resize=resize_groups)
 def group_norm(ctx: AtenContext) -> None:
     """Channels split as (group, inner); statistics over inner and all positions."""
     x = ctx.moved(0)
-    groups = int(ctx.arg("num_groups"))
+    groups = int(ctx.arg(_groups(ctx.call)))
     split = ctx.alg.reshape(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
     split = over_statistics(ctx, split, range(2, split.rank))
     ctx.found.statistics.pop(ctx.node, None)  # its axes were those of the split tensor
@@ -97,6 +102,10 @@ def group_norm(ctx: AtenContext) -> None:
         if ctx.has(i):
             labels = channel_operand(ctx, labels, i, axis=1)
     ctx.set(labels.factors)
+    if ctx.op == "native_group_norm":  # means and deviations, `[N, groups]`
+        rows = tuple(f for f in split.factors if f.axes == (1,))
+        for k in (1, 2):
+            ctx.set(rows, k)
 
 
 @aten_rule("linalg_vector_norm", "norm", "_weight_norm")

@@ -15,7 +15,7 @@ def resize_view(r: AtenResize) -> None:
     r.set_sizes(name, r.new_out())
 
 
-@aten_rule("view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy", resize=resize_view)
+@aten_rule("view", "reshape", "_unsafe_view", "view_copy", resize=resize_view)
 def view(ctx: AtenContext) -> None:
     """Row-major re-bracketing."""
     if "dtype" in ctx.call.arguments:
