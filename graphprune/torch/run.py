@@ -12,12 +12,10 @@ import torch
 from torch import nn
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.analysis.groups import Group
 from graphprune.decide import Scores
 from graphprune.errors import UsageError
 from graphprune.options import Options
 from graphprune.plan import Plan
-from graphprune.selection.ratios import Policy, split
 from graphprune.torch import checkpoint as files
 from graphprune.torch.capture import capture
 from graphprune.torch.checkpoint import Checkpoint
@@ -25,6 +23,7 @@ from graphprune.torch.pace import Schedule, schedule_of
 from graphprune.torch.pipeline import Progress, prune
 from graphprune.torch.subject import TorchSubject, count_parameters
 from graphprune.torch.successive import other_values, spread
+from graphprune.torch.targets import Whole, of_present
 
 # The blank keeps them apart from the user's names.
 _OPTIMIZER, _EMA = "optimizer ", "ema "
@@ -190,45 +189,15 @@ class Run:
 
     def _options(self, module: nn.Module, number: int) -> Options:
         """What stays of the present module so that the right share of the original does."""
-        options = replace(self.options, allow_slower=True)  # a step may find nothing to do
 
         def at(target: float) -> float:
             return min(1.0, max(0.0, self.schedule(number, self.steps, target)))
 
+        whole = Whole(self.graph, self.base_params, self.base_macs)
         if number == 1:
-            present, subject = self.graph, self.first
-        else:
-            subject = TorchSubject(capture(module, *self.inputs))
-            present = subject.analyse()
-        sizes = {g.name: g.size for g in self.graph.groups}
-        policy = _policy(options)
-        free, own, _ = split(present.groups, policy)
-        by_name = present.by_name
-        ratios = {n: _of_original(by_name[n], sizes, at(r)) for n, r in own.items()}
-        budget: dict[str, float] = {}
-        if options.macs is not None:
-            budget["macs"] = at(options.macs) * self.base_macs / max(1, subject.macs())
-        if options.params is not None:
-            budget["params"] = at(options.params) * self.base_params / count_parameters(module)
-        if options.channels is not None:
-            wanted = at(options.channels)
-            if options.scope == "global":
-                whole = sum(g.size for g in split(self.graph.groups, policy)[0])
-                budget["channels"] = wanted * whole / max(1, sum(g.size for g in free))
-            else:
-                budget["channels"] = wanted
-                ratios |= {
-                    g.name: _of_original(g, sizes, wanted)
-                    for g in free
-                    if sizes.get(g.name, g.size) != g.size
-                }
-        for name, share in budget.items():
-            options = replace(options, **{name: min(1.0, share)})  # type: ignore[arg-type]
-        return replace(
-            options,
-            heads=None if options.heads is None else at(options.heads),
-            group_ratio=(*((glob, at(r)) for glob, r in options.group_ratio), *ratios.items()),
-        )
+            return of_present(self.options, at, whole, module, self.first, self.graph)
+        subject = TorchSubject(capture(module, *self.inputs))
+        return of_present(self.options, at, whole, module, subject, subject.analyse())
 
     def snapshot(self, module: nn.Module, number: int) -> Checkpoint:
         """Everything after step `number`."""
@@ -307,18 +276,3 @@ def _name(schedule: Schedule) -> str:
 def _asked(options: Options) -> float | None:
     given = (options.channels, options.params, options.macs)
     return next((x for x in given if x is not None), None)
-
-
-def _policy(options: Options) -> Policy:
-    return Policy(
-        only=options.only,
-        exclude=options.exclude,
-        group_ratio=options.group_ratio,
-        residual=options.residual,
-        heads=options.heads,
-    )
-
-
-def _of_original(group: Group, sizes: Mapping[str, int], ratio: float) -> float:
-    """What stays of a group, if `ratio` of what it was at first is to stay."""
-    return min(1.0, ratio * sizes.get(group.name, group.size) / group.size)
