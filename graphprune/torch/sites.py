@@ -43,7 +43,8 @@ class Sites:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._paths = {id(part): path for path, part in module.named_modules()}
+        # torch.export lets modules be seen through proxies, which share their dict.
+        self._paths = {id(part.__dict__): path for path, part in module.named_modules()}
 
     def places(self, frame: types.FrameType | None, args: Any, kwargs: Any) -> list[Place | None]:
         """A place for every integer in `args` and `kwargs`, in order; None where it is not known.
@@ -72,7 +73,7 @@ class Sites:
     def _call(self, frame: types.FrameType) -> tuple[str, str, Position, ast.Call] | None:
         code = frame.f_code
         module = frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
-        if not isinstance(module, nn.Module) or id(module) not in self._paths:
+        if not isinstance(module, nn.Module) or id(module.__dict__) not in self._paths:
             return None
         if function_of(type(module), code.co_name, code) is None:
             return None
@@ -86,7 +87,7 @@ class Sites:
         call = call_at(tree, position) if tree is not None else None
         if call is None:
             return None
-        return self._paths[id(module)], code.co_name, position, call
+        return self._paths[id(module.__dict__)], code.co_name, position, call
 
 
 def function_of(
