@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -167,14 +168,14 @@ class _Masked(fx.Interpreter):
         value = self.env[node]
         if not isinstance(value, torch.Tensor):
             return value
-        return slice_tensor(value, self.cuts_of(node))
+        return slice_tensor(value, fitted(self.cuts_of(node), value.shape))
 
 
 def mask_of(tensor: torch.Tensor, cuts: Sequence[Cut]) -> torch.Tensor:
     """True where an element is kept, of the shape of `tensor`."""
     mask = torch.ones((), dtype=torch.bool)
     done: list[Cut] = []
-    for cut in sorted(cuts, key=lambda c: (len(c.blocks), c.axis)):
+    for cut in fitted(cuts, tensor.shape):
         mask = mask & _mask(tensor.shape, cut, done)
         done.append(cut)
     return mask.expand(tensor.shape).to(tensor.device)
@@ -182,12 +183,11 @@ def mask_of(tensor: torch.Tensor, cuts: Sequence[Cut]) -> torch.Tensor:
 
 def _mask(shape: Sequence[int], cut: Cut, done: Sequence[Cut]) -> torch.Tensor:
     size = int(shape[cut.axis])
+    view = [1] * len(shape)
+    view[cut.axis] = size
     if not cut.blocks:
-        keep = np.zeros(cut.size, bool)
+        keep = np.zeros(size, bool)
         keep[cut.kept] = True
-        keep = stretched(keep, size) if cut.dynamic else keep
-        view = [1] * len(shape)
-        view[cut.axis] = size
         return torch.from_numpy(keep.reshape(view))
     # Rows of `kept` are counted after the cuts of the block axes: spread them over the full axes.
     full = [int(shape[a]) for a in cut.blocks]
@@ -201,39 +201,65 @@ def _mask(shape: Sequence[int], cut: Cut, done: Sequence[Cut]) -> torch.Tensor:
     keep[np.ix_(*places, np.arange(size))] = small
     axes = [*cut.blocks, cut.axis]
     order = np.argsort(axes)
-    view = [1] * len(shape)
     for axis in axes:
         view[axis] = int(shape[axis])
     return torch.from_numpy(np.ascontiguousarray(np.transpose(keep, order)).reshape(view))
 
 
-def stretched(keep: np.ndarray, size: int) -> np.ndarray:
-    """What is kept of an axis that merges a dynamic dimension with another, at another length.
+def fitted(cuts: Sequence[Cut], shape: Sequence[int]) -> list[Cut]:
+    """`cuts` at the sizes of `shape`, where dynamic dimensions have another length; plain ones first.
+
+    Raises:
+        ValueError: A cut does not say what to do at another length.
+    """
+    result: list[Cut] = []
+    for cut in sorted(cuts, key=lambda c: (len(c.blocks), c.axis)):
+        size, kept = int(shape[cut.axis]), cut.kept
+        for position, axis in enumerate(cut.blocks):
+            other = next((c for c in result if c.axis == axis), None)
+            rows = int(shape[axis]) if other is None else other.count
+            kept = np.moveaxis(stretched(np.moveaxis(kept, position, 0), rows), 0, position)
+        if size != cut.size:
+            if cut.blocks:
+                raise ValueError(f"an axis of {cut.size} cannot be followed to {size}")
+            keep = np.zeros(cut.size, bool)
+            keep[kept] = True
+            kept = np.flatnonzero(stretched(keep, size))
+        result.append(replace(cut, size=size, kept=kept))
+    return result
+
+
+def stretched(rows: np.ndarray, size: int) -> np.ndarray:
+    """Entries of an axis that merges a dynamic dimension with another, at another length.
 
     The dynamic one lies outside (the pattern repeats) or inside (every entry repeats).
     """
-    if size == keep.size:
-        return keep
-    for period in range(1, keep.size):
-        fits = keep.size % period == 0 and size % period == 0
-        if fits and (keep.reshape(-1, period) == keep[:period]).all():
-            return np.tile(keep[:period], size // period)
-    for run in range(keep.size, 1, -1):
-        rows = keep[::run]
-        fits = keep.size % run == 0 and size % rows.size == 0
-        if fits and (keep.reshape(-1, run) == rows[:, None]).all():
-            return np.repeat(rows, size // rows.size)
-    raise ValueError(f"an axis of {keep.size} cannot be followed to {size}")
+    count = len(rows)
+    if size == count:
+        return rows
+    for period in range(1, count):
+        fits = count % period == 0 and size % period == 0
+        if fits and (rows.reshape(-1, period, *rows.shape[1:]) == rows[:period]).all():
+            return np.concatenate([rows[:period]] * (size // period))
+    for run in range(count, 1, -1):
+        first = rows[::run]
+        fits = count % run == 0 and size % len(first) == 0
+        if fits and (rows.reshape(-1, run, *rows.shape[1:]) == first[:, None]).all():
+            return np.repeat(first, size // len(first), axis=0)
+    raise ValueError(f"an axis of {count} cannot be followed to {size}")
 
 
 def put_back(small: torch.Tensor, cuts: Sequence[Cut]) -> torch.Tensor:
     """The inverse of `slice_tensor`: zeros where something was cut."""
-    for cut in sorted(cuts, key=lambda c: (len(c.blocks), c.axis), reverse=True):
+    full = list(small.shape)
+    for cut in cuts:
+        full[cut.axis] = small.shape[cut.axis] * cut.size // cut.count
+    for cut in reversed(fitted(cuts, full)):
         shape = list(small.shape)
         shape[cut.axis] = cut.size
         index = _indices(small.shape, cut)
-        full = torch.zeros(shape, dtype=small.dtype, device=small.device)
-        small = full.scatter(cut.axis, index.to(small.device), small)
+        zeros = torch.zeros(shape, dtype=small.dtype, device=small.device)
+        small = zeros.scatter(cut.axis, index.to(small.device), small)
     return small
 
 

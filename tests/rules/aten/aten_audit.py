@@ -27,7 +27,7 @@ from graphprune.torch.capture import Captured, capture
 from graphprune.torch.rewrite import pruned_graph
 from graphprune.torch.slicing import slice_tensor
 from graphprune.torch.trace import analyse_captured
-from graphprune.torch.twin import Twin, flat_inputs
+from graphprune.torch.twin import Twin, fitted, flat_inputs
 
 TOLERANCE = 1e-9
 _ALIVE = 1e-3
@@ -95,7 +95,7 @@ def audit(case: Case, seed: int, removals: int = 3) -> Tally:
 def captured_of(example: Example) -> Captured:
     """The module captured in evaluation mode, for any batch."""
     captured = capture(example.module, example.inputs, training=False)
-    if not captured.dynamic:
+    if not captured.dynamic and not example.one_batch:
         raise AuditError(f"captured for one batch size: {captured.notes}")
     return captured
 
@@ -118,7 +118,8 @@ def compare(captured: Captured, example: Example, plan: Plan, tally: Tally) -> N
         if not tensor.numel():
             raise AuditError(f"nothing is left of '{name}'")
     twin = Twin(captured, plan)
-    for number, inputs in enumerate((example.inputs, tuple(_one_more(t) for t in example.inputs))):
+    batches = [example.inputs, tuple(_one_more(t) for t in example.inputs)]
+    for inputs in batches[: 1 if example.one_batch else 2]:
         masked: dict[str, Tensor] = {}
         result: dict[str, Tensor] = {}
         with torch.no_grad():
@@ -131,10 +132,9 @@ def compare(captured: Captured, example: Example, plan: Plan, tally: Tally) -> N
             except Exception as error:
                 raise AuditError(f"the pruned graph does not run: {error}") from error
             before = example.module(*inputs)
-        if number == 0:
-            for name in sorted(set(masked) & set(result)):
-                cuts = plan.tensors.get(name, ())
-                _equal(name, slice_tensor(masked[name], cuts), result[name], example, tally)
+        for name in sorted(set(masked) & set(result)):
+            cuts = fitted(plan.tensors.get(name, ()), masked[name].shape)
+            _equal(name, slice_tensor(masked[name], cuts), result[name], example, tally)
         for i, (a, b, c) in enumerate(zip(*map(pytree.tree_leaves, (wanted, got, before)))):
             _equal(f"output {i}", a, b, example, tally)
             _alive(f"output {i}", b, example)

@@ -314,7 +314,7 @@ def over_the_last(rng: Rng, op: str) -> Example:
 def group_norm(rng: Rng, how: str) -> Example:
     """Whole groups leave exactly; channels inside them change the statistics."""
     net = Net(rng)
-    g, i = net.size(3, 5), net.size(2, 4)
+    g, i = net.size(3, 5), net.size(3, 4)
     g, i = {"one": (1, 6), "each": (6, 1)}.get(how, (g, i))
     c = g * i
     a, last, norm = net.conv(3, c, 3), net.conv(c, 4, 1), net.add(nn.GroupNorm(g, c))
@@ -422,6 +422,32 @@ def attention(rng: Rng, how: str) -> Example:
     return net.example(
         run, net.normal(net.batch, t, n), net.normal(net.batch, t + 1, n), units=units, inner=inner
     )
+
+
+@case("batch outside", "batch inside", "normed")
+def merged_heads(rng: Rng, how: str) -> Example:
+    """Heads merged with the batch into one axis, products by hand: an axis of dynamic length is cut."""
+    net = Net(rng)
+    n, h, d, t = 4, net.size(3, 4), net.size(3, 5), 3
+    q, k, v = (net.dense(n, h * d) for _ in range(3))
+    out = net.dense(h * d, 3)
+
+    def heads(y: Tensor) -> Tensor:
+        y = y.view(-1, t, h, d)
+        y = y.permute(2, 0, 1, 3) if how == "batch inside" else y.transpose(1, 2)
+        return y.reshape(-1, t, d)
+
+    def run(x: Tensor) -> Tensor:
+        one, two, three = (heads(f(x)) for f in (q, k, v))
+        if how == "normed":
+            three = F.layer_norm(three, [d])
+        y = torch.bmm(torch.softmax(torch.bmm(one, two.mT), -1), three)
+        if how == "batch inside":
+            return out(y.view(h, -1, t, d).permute(1, 2, 0, 3).flatten(2))
+        return out(y.view(-1, h, t, d).transpose(1, 2).flatten(2))
+
+    x = net.normal(net.batch, t, n)
+    return net.example(run, x, units=h, inner=None, statistics=how == "normed")
 
 
 @case("neg cat", "interleaved")

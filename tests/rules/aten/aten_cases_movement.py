@@ -130,7 +130,8 @@ def shuffled(rng: Rng, op: str) -> Example:
             h = getattr(aten, op)(h, 2)
         return last(h)
 
-    return net.example(run, net.normal(net.batch, n, 4, 4), units=c)
+    x = net.normal(net.batch, n, 4, 4)
+    return net.example(run, x, units=c, one_batch=op == "native_channel_shuffle")
 
 
 @case("views")
@@ -239,7 +240,7 @@ def concatenated(rng: Rng, op: str) -> Example:
     units = (c, d) if op in ("cat", "concat", "concatenate") else (c,)
     if op == "stack":  # as blocks, the parts themselves would leave
         units = ()
-        return net.example(run, net.normal(net.batch, 3, n), units=units, inner=2 * c)
+        return net.example(run, net.normal(net.batch, 3, n), units=units, inner=None)
     return net.example(run, net.normal(net.batch, 3, n), units=units)
 
 
@@ -434,7 +435,7 @@ def diagonals(rng: Rng, op: str) -> Example:
             extra = e(h).diag_embed().sum()
         else:
             extra = getattr(torch, op)(square).sum()
-        return last(torch.tanh(b(h))) * (1 + extra.tanh())
+        return last(torch.tanh(b(h))) + 0.1 * extra
 
     left = (c, d) if op == "diag_embed" else d
     return net.example(run, net.normal(net.batch, n), units=left, reason="by their number")
@@ -488,13 +489,14 @@ def looked_up(rng: Rng, op: str) -> Example:
             return last(h.view(-1, 2, 2, c)[:, i % 2, :, :].flatten(1, 2))
         if op == "mask":
             return last(torch.tanh(h)) * h[h > 0.1].mean()
-        where = torch.argsort(x[..., :1], 1)
+        where = torch.argmax(x[..., :1], 1, keepdim=True)
         where = where.expand_as(h)
         found = torch.gather(h, 1, where) if op == "gather" else torch.take_along_dim(h, where, 1)
         return last(found)
 
     units = {"mask": ()}.get(op, c)
-    return net.example(run, net.normal(net.batch, t, n), units=units)
+    x = net.normal(net.batch, t, n)
+    return net.example(run, x, units=units, one_batch=op == "take_along_dim")
 
 
 @case(

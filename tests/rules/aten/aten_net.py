@@ -31,6 +31,7 @@ class Example:
         reason: Part of a reason that must be given for something that stays; "" for none.
         statistics: Whether statistics are taken over what is kept, in either mode; None: whatever.
         random: The op draws numbers: only sizes are compared.
+        one_batch: torch.export binds the batch to that of the inputs.
     """
 
     module: nn.Module
@@ -40,6 +41,7 @@ class Example:
     reason: str = ""
     statistics: bool | None = False
     random: bool = False
+    one_batch: bool = False
 
     def expected(self, *, blocks: bool) -> tuple[int, ...] | None:
         return self.units if blocks else self.inner
