@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn, optim  # noqa: E402
 from torch.optim import swa_utils  # noqa: E402
-from training_nets import ConvNet, Smaller, images, smaller, train, trained  # noqa: E402
+from training_nets import ConvNet, Smaller, SmallNet, images, smaller, train, trained  # noqa: E402
 
 from graphprune.decide import decide  # noqa: E402
 from graphprune.errors import UsageError  # noqa: E402
@@ -299,6 +299,69 @@ def test_wrapped_optimizers_are_seen_through(start: nn.Module) -> None:
     carry_over(Wrapper(inner), result.pairs)
     assert inner.param_groups[0]["params"][0] is result.pairs[net.stem.weight][0]
     train(result.module, inner, AFTER[:1])
+
+
+class TestThroughPrune:
+    @pytest.mark.parametrize("name", ["nesterov", "adam", "adamw"])
+    @pytest.mark.parametrize("inplace", [True, False])
+    def test_training_goes_on_as_if_masked(self, name: str, inplace: bool) -> None:
+        net = trained(12, 5, torch.float64, SmallNet).train()
+        net.drop.p = 0.0
+        optimizer = OPTIMIZERS[name](net.parameters())
+        averaged = swa_utils.AveragedModel(net)
+        train(net, optimizer, BEFORE)
+        names = [n for n, _ in net.named_parameters()]
+        before = copy.deepcopy(optimizer.state_dict())
+        result = prune(
+            net,
+            images(4, 0)[0].double(),
+            optimizer=optimizer,
+            ema=averaged,
+            inplace=inplace,
+            own=True,
+            channels=0.5,
+            align=1,
+        )
+        assert (result.module is net) == inplace
+        twin = Twin(result.captured, result.plan)
+        kept = dict(twin.module.named_parameters())
+        masked = OPTIMIZERS[name]([kept[n] for n in names])
+        masked.load_state_dict(before)
+        start = copy.deepcopy(result.module)
+        train(result.module, optimizer, AFTER)
+        averaged.update_parameters(result.module)
+        train_twin(twin, masked)
+        cuts = parameter_cuts(result.plan)
+        for path, parameter in result.module.named_parameters():
+            expected = slice_tensor(kept[path].detach(), cuts.get(path, ()))
+            assert parameter.shape == averaged.module.get_parameter(path).shape
+            assert (parameter - expected).abs().max() < 1e-6
+            assert (parameter - start.get_parameter(path)).abs().max() > 1e-4
+
+    @pytest.mark.parametrize("kind", ["another", "refused"])
+    @pytest.mark.parametrize("inplace", [True, False])
+    def test_nothing_is_changed_by_a_wrong_optimizer(self, kind: str, inplace: bool) -> None:
+        net, other = trained(12, 0, kind=SmallNet), SmallNet()
+        if kind == "another":
+            optimizer = optim.Adam(other.parameters())
+        else:
+            optimizer = optim.Adafactor(net.parameters())
+        groups = [list(map(id, g["params"])) for g in optimizer.param_groups]
+        averaged = swa_utils.AveragedModel(net)
+        shapes = [p.shape for p in net.parameters()]
+        with pytest.raises(UsageError, match=r"holds no parameter|cannot be carried over"):
+            prune(
+                net,
+                images(4, 0)[0],
+                optimizer=optimizer,
+                ema=averaged,
+                inplace=inplace,
+                channels=0.5,
+                align=1,
+            )
+        assert [p.shape for p in net.parameters()] == shapes
+        assert [p.shape for p in averaged.module.parameters()] == shapes
+        assert [list(map(id, g["params"])) for g in optimizer.param_groups] == groups
 
 
 class TestEma:

@@ -52,7 +52,7 @@ def test_lasso_is_its_formula(net, graph) -> None:
     for name, squares in unit_squares(net, graph).items():
         alpha = weights_of_a_unit(net, graph, name) ** 0.5
         expected += alpha * sum(float(s.detach().sqrt()) for s in squares)
-    assert float(penalty(net, graph, 0.01)) == pytest.approx(0.01 * expected, rel=1e-6)
+    assert penalty(net, graph, 0.01).item() == pytest.approx(0.01 * expected, rel=1e-6)
 
 
 def test_ranked_is_its_formula(net, graph) -> None:
@@ -62,7 +62,7 @@ def test_ranked_is_its_formula(net, graph) -> None:
         press = 2 ** (4 * (sizes.max() - sizes) / (sizes.max() - sizes.min()))
         assert float(press.max()) == pytest.approx(16)
         expected += float((press * sizes**2).sum())
-    assert float(penalty(net, graph, 0.1, "ranked")) == pytest.approx(0.1 * expected, rel=1e-6)
+    assert penalty(net, graph, 0.1, "ranked").item() == pytest.approx(0.1 * expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["lasso", "ranked"])
@@ -125,8 +125,8 @@ def test_removal_presses_what_the_plan_cuts_and_nothing_else(net) -> None:
         if n in cuts
     )
     assert expected > 1
-    assert float(removal.penalty()) == pytest.approx(0.5 * expected, rel=1e-6)
-    assert float(penalty(copied, result.plan, 0.5)) == pytest.approx(0.5 * expected, rel=1e-6)
+    assert removal.penalty().item() == pytest.approx(0.5 * expected, rel=1e-6)
+    assert penalty(copied, result.plan, 0.5).item() == pytest.approx(0.5 * expected, rel=1e-6)
     assert removal.size() == pytest.approx(expected**0.5, rel=1e-6)
     removal.penalty().backward()
     by_autograd = {n: p.grad.clone() for n, p in copied.named_parameters() if p.grad is not None}
