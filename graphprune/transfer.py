@@ -64,7 +64,8 @@ def transfer(
     _check_groups(plan, found)
     if (removed & kept).any():
         raise UsageError(
-            "the plan keeps and removes the same channels here: it was made for another model"
+            "the plan keeps and removes the same channels here: it was made for another model, or uses of "
+            "one tensor keep different channels in it, which this form cannot do"
         )
     choices = tuple(_choices(graph, removed))
     made = plan_from_removed(

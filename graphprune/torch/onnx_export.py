@@ -93,13 +93,16 @@ def onnx_program(
     """`torch.onnx.export` in eval mode, in memory."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        with mode(module, False), warnings.catch_warnings():
+        with mode(module, False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.onnx.export(
                 module, args, dynamo=True, optimize=optimize, verbose=False, **given
             )
     except Exception as error:  # the exporter raises many kinds
-        line = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        line = next((x for x in str(cause).splitlines() if x.strip()), type(cause).__name__)
         raise UnsupportedModelError(
             f"torch.onnx.export does not get through {type(module).__name__}: {line.strip()[:300]}"
         ) from error
