@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.plan import Plan, pruned_shape
 from graphprune.rules.aten.registry import aten
+from graphprune.torch.attributes import owner
 from graphprune.torch.call import Call, call_of
 from graphprune.torch.capture import Captured, _two_rows, mode
 from graphprune.torch.resize import AtenResize
@@ -295,7 +296,7 @@ def example(captured: Captured) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def aligned(one: fx.Graph, other: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Nodes of one trace of a module -> the same of another trace, by the order of ops."""
     a, b = _calls(one), _calls(other)
-    first, second = [str(n.target) for n in a], [str(n.target) for n in b]
+    first, second = ([f"{owner(n)} {n.target}" for n in nodes] for nodes in (a, b))
     if first == second:
         return dict(zip(a, b, strict=True))
     if max(len(a), len(b)) > _MOST_NODES:
@@ -312,6 +313,10 @@ def _calls(graph: fx.Graph) -> list[fx.Node]:
 
     def counts(node: fx.Node) -> bool:
         value = node.meta.get("val")
+        if node.target is torch.ops.aten.slice.Tensor:  # of a whole axis: not in every trace
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            return dims_of(value) != dims_of(source.meta.get("val"))
         leaves = value if isinstance(value, list | tuple) else [value]
         return any(isinstance(v, torch.Tensor) for v in leaves)
 
