@@ -76,7 +76,7 @@ def main() -> dict[str, float]:
                 part = slice(start, start + 32)
                 yield model(input_ids=train.tokens[part], labels=train.labels[part]).loss
 
-        return scores_from(model, losses, "taylor")
+        return scores_from(model, losses)
 
     pruning = PruningCallback(
         {"input_ids": train.tokens[:2]},  # example inputs: the model is traced with them

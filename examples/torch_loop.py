@@ -111,7 +111,7 @@ def main() -> dict[str, float]:
             for x, y in batches(4, seed=2):
                 yield loss_of(model(x), y)
 
-        return scores_from(model, losses, "taylor")
+        return scores_from(model, losses)
 
     def fine_tune(model: nn.Module, step: int) -> None:
         model.train()

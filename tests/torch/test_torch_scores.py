@@ -228,7 +228,7 @@ def test_global_taylor_hurts_less_than_magnitude(net) -> None:
 
     x = X.double()
     after = {}
-    for name, scores in (("taylor", scores_from(net, losses)), ("l2", None)):
+    for name, scores in (("taylor", scores_from(net, losses, "taylor")), ("l2", None)):
         result = smaller(net, x, scores, training=False, channels=0.6, align=1, scope="global")
         with torch.no_grad():
             after[name] = float(losses_of(result.module))
