@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphprune.torch.regularise import penalty
     from graphprune.torch.schedule import iterative
     from graphprune.torch.scores import GradientScores
-    from graphprune.torch.serial import load, save
+    from graphprune.torch.serial import from_pretrained, load, save, save_pretrained
 
 _WHERE = {
     "Exported": "torch.onnx_export",
@@ -28,12 +28,14 @@ _WHERE = {
     "analyse": "torch.pipeline",
     "carry_over": "torch.optim",
     "export": "torch.onnx_export",
+    "from_pretrained": "torch.serial",
     "iterative": "torch.schedule",
     "load": "torch.serial",
     "op_rule": "rules.aten.registry",
     "penalty": "torch.regularise",
     "prune": "torch.pipeline",
     "save": "torch.serial",
+    "save_pretrained": "torch.serial",
 }
 _CALLED = {"op_rule": "user_rule"}
 __all__ = [
@@ -43,12 +45,14 @@ __all__ = [
     "analyse",
     "carry_over",
     "export",
+    "from_pretrained",
     "iterative",
     "load",
     "op_rule",
     "penalty",
     "prune",
     "save",
+    "save_pretrained",
 ]
 
 

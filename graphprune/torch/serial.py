@@ -21,6 +21,7 @@ from graphprune.plan import Plan
 from graphprune.torch.pipeline import Pruned, prune
 
 _FORMAT = "1"
+_FACTS = "graphprune.json"
 _DTYPES = {str(t): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 _DTYPES |= {str(t): t for t in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)}
 _DTYPES |= {str(t): t for t in (torch.bool, torch.complex64)}
@@ -42,18 +43,7 @@ def save(pruned: Pruned, path: str | Path, module: nn.Module | None = None) -> N
     from graphprune.files import write_atomically
 
     result = module if module is not None else pruned.module
-    tensors, ties = _distinct(result)
-    captured = pruned.captured
-    metadata = {
-        "graphprune": _FORMAT,
-        "class": type(captured.module or result).__qualname__,
-        "kind": pruned.kind,
-        "plan": pruned.plan.dumps(),
-        "ties": json.dumps(ties, sort_keys=True),
-        "inputs": json.dumps([_described(a) for a in captured.args]),
-        "named_inputs": json.dumps({n: _described(a) for n, a in captured.kwargs.items()}),
-    }
-    data = to_bytes(tensors, metadata)
+    data = to_bytes(_distinct(result)[0], _facts(pruned, result))
     write_atomically(Path(path), lambda file: file.write(data))
 
 
@@ -69,20 +59,100 @@ def load(path: str | Path, module: nn.Module, args: Any = None, **given: Any) ->
     Raises:
         UsageError: No such file, a damaged one, or one of another class or another size of it.
     """
-    metadata, tensors = _read(Path(path))
-    plan = Plan.from_json(json.loads(metadata["plan"]))
-    wanted, found = metadata["class"], type(module).__qualname__
+    facts, tensors = _read(Path(path))
+    if facts.get("graphprune") != _FORMAT:
+        raise UsageError(f"{path} was not written by graphprune.torch.save")
+    return _put_back(facts, tensors, module, str(path), args, given)
+
+
+def save_pretrained(pruned: Pruned, folder: str | Path) -> None:
+    """A pruned Hugging Face model's own `save_pretrained`, and beside it what reloads it.
+
+    Args:
+        pruned: As of `prune`, of a transformers model whose class was kept.
+        folder: As for `save_pretrained`; `graphprune.json` is added.
+
+    Raises:
+        UsageError: It is no such model.
+    """
+    original = pruned.captured.module
+    config = getattr(original, "config", None)
+    if pruned.kind != "module" or not hasattr(config, "to_json_string"):
+        raise UsageError(
+            "save_pretrained is for transformers models whose class was kept: use "
+            "graphprune.torch.save for others"
+        )
+    assert config is not None
+    whole: Any = pruned.module
+    whole.save_pretrained(folder)
+    facts = {**_facts(pruned, pruned.module), "config": config.to_json_string(use_diff=False)}
+    text = json.dumps(facts, sort_keys=True)
+    from graphprune.files import write_atomically
+
+    write_atomically(Path(folder) / _FACTS, lambda file: file.write(text.encode()))
+
+
+def from_pretrained(kind: Any, folder: str | Path, args: Any = None, **given: Any) -> Pruned:
+    """The model that `save_pretrained` wrote.
+
+    Args:
+        kind: Its class, e.g. `BertForSequenceClassification`.
+        folder: As for `save_pretrained`.
+        args: As for `load`.
+        **given: As for `prune`.
+
+    Raises:
+        UsageError: No such folder, or one of another class.
+    """
+    path = Path(folder) / _FACTS
+    try:
+        facts = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error}): save pruned models with "
+            "graphprune.torch.save_pretrained"
+        ) from error
+    _, tensors = _read(Path(folder) / "model.safetensors")
+    config = kind.config_class.from_dict(json.loads(facts["config"]))
+    return _put_back(facts, tensors, kind(config), str(folder), args, given)
+
+
+def _put_back(
+    facts: Mapping[str, str],
+    tensors: Mapping[str, torch.Tensor],
+    module: nn.Module,
+    path: str,
+    args: Any,
+    given: dict[str, Any],
+) -> Pruned:
+    """Prune a fresh instance by the plan, then fill in the weights."""
+    plan = Plan.from_json(json.loads(facts["plan"]))
+    wanted, found = facts["class"], type(module).__qualname__
     if wanted != found:
         raise UsageError(
             f"{path} holds a pruned {wanted}, this is a {found}: give an instance of it"
         )
     if args is None and "kwargs" not in given:
-        args = tuple(_made(d) for d in json.loads(metadata["inputs"]))
-        given["kwargs"] = {n: _made(d) for n, d in json.loads(metadata["named_inputs"]).items()}
-    own = {"module": True, "graph": False}[metadata["kind"]]
+        args = tuple(_made(d) for d in json.loads(facts["inputs"]))
+        given["kwargs"] = {n: _made(d) for n, d in json.loads(facts["named_inputs"]).items()}
+    own = {"module": True, "graph": False}[facts["kind"]]
     pruned = prune(module, args, plan=plan, **{"own": own, "verify": False, **given})
-    _fill(pruned.module, tensors, json.loads(metadata["ties"]), str(path))
+    _fill(pruned.module, tensors, json.loads(facts["ties"]), path)
     return pruned
+
+
+def _facts(pruned: Pruned, result: nn.Module) -> dict[str, str]:
+    """All that reloading needs beside the weights."""
+    captured = pruned.captured
+    return {
+        "graphprune": _FORMAT,
+        "class": type(captured.module or result).__qualname__,
+        "kind": pruned.kind,
+        "plan": pruned.plan.dumps(),
+        "ties": json.dumps(_distinct(result)[1], sort_keys=True),
+        "inputs": json.dumps([_described(a) for a in captured.args]),
+        "named_inputs": json.dumps({n: _described(a) for n, a in captured.kwargs.items()}),
+    }
 
 
 def _fill(
@@ -123,8 +193,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     except (OSError, SafetensorError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"cannot read {path}: {line}") from error
-    if metadata.get("graphprune") != _FORMAT:
-        raise UsageError(f"{path} was not written by graphprune.torch.save")
     return metadata, tensors
 
 

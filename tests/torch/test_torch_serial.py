@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
+from models_zoo.builders.torchvision_shim import torchvision  # noqa: E402
 from torch_nets import Cnn, Transformer, cnn, transformer  # noqa: E402
 
 import graphprune.torch as gpt  # noqa: E402
@@ -79,3 +80,27 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(UsageError, match="not written by"):
         gpt.load(tmp_path / "foreign.safetensors", Transformer())
+
+
+def test_hugging_face_folders(tmp_path: Path) -> None:
+    torchvision()  # transformers imports it where it is installed
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=32, num_labels=3,
+    )  # fmt: skip
+    kind = transformers.BertForSequenceClassification
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    tokens = torch.randint(0, 50, (2, 9))
+    pruned = gpt.prune(model, (tokens,), channels=0.5, align=1, verify=False)
+    assert pruned.kind == "module"
+    gpt.save_pretrained(pruned, tmp_path / "small")
+    loaded = gpt.from_pretrained(kind, tmp_path / "small")
+    with torch.no_grad():
+        wanted = pruned.module.eval()(tokens).logits
+        assert torch.equal(loaded.module.eval()(tokens).logits, wanted)
+    with pytest.raises(UsageError, match="holds a pruned BertForSequenceClassification"):
+        gpt.from_pretrained(transformers.BertForMaskedLM, tmp_path / "small")
+    with pytest.raises(UsageError, match="save_pretrained"):
+        gpt.from_pretrained(kind, tmp_path)
