@@ -3,7 +3,7 @@
     pip install transformers accelerate
     python examples/hf_trainer.py       # about ten seconds on one core, nothing is downloaded
 
-A small BERT learns to tell which of two groups of tokens a sequence holds more of. Heads and
+A BERT of one layer learns to tell which of two groups of tokens a sequence holds more of. Heads and
 feed-forward neurons leave at two points of the training; the model stays the same object, and
 optimizer and learning-rate schedule go on.
 """
@@ -61,7 +61,7 @@ def main() -> dict[str, float]:
     config = BertConfig(
         vocab_size=40,
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=16,
@@ -90,7 +90,7 @@ def main() -> dict[str, float]:
         model=model,
         args=TrainingArguments(
             output_dir=str(folder),
-            max_steps=110,
+            max_steps=100,
             per_device_train_batch_size=32,
             learning_rate=3e-3,
             lr_scheduler_type="linear",

@@ -11,19 +11,18 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from graphprune.analysis.dependency import DependencyGraph
 from graphprune.decide import Scores
 from graphprune.errors import UsageError
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.torch import checkpoint as files
-from graphprune.torch.capture import capture
+from graphprune.torch.capture import Captured, capture
 from graphprune.torch.checkpoint import Checkpoint
 from graphprune.torch.pace import Schedule, schedule_of
 from graphprune.torch.pipeline import Progress, prune
-from graphprune.torch.subject import TorchSubject, count_parameters
-from graphprune.torch.successive import other_values, spread
-from graphprune.torch.targets import Whole, of_present
+from graphprune.torch.subject import TorchSubject, parameter_count
+from graphprune.torch.successive import other_values, shapes_of, spread
+from graphprune.torch.targets import Costs, of_present
 
 # The blank keeps them apart from the user's names.
 _OPTIMIZER, _EMA = "optimizer ", "ema "
@@ -63,10 +62,9 @@ class Run:
     """What is known from the start, and what the steps have added.
 
     Attributes:
-        first: The unpruned module, captured.
-        graph: Its analysis.
-        base_params: Its parameters.
-        base_macs: Its multiply-adds at the example inputs.
+        first: What the unpruned module costs. Its weights are not kept alive.
+        shapes: Those of its nodes and weights.
+        aliases: Name of a weight -> all its paths.
         inputs: Example inputs, by name, and dynamic shapes.
         options: What stays in the end.
         steps: How many there are.
@@ -82,10 +80,9 @@ class Run:
         records: Of the steps that are done.
     """
 
-    first: TorchSubject
-    graph: DependencyGraph
-    base_params: int
-    base_macs: int
+    first: Costs
+    shapes: Mapping[str, tuple[int, ...]]
+    aliases: Mapping[str, tuple[str, ...]]
     inputs: tuple[Any, Any, Any]
     options: Options
     steps: int
@@ -133,10 +130,10 @@ class Run:
                 "head_dims cannot be pruned in several steps: leave it to a last "
                 "prune(..., head_dims=)"
             )
-        first = TorchSubject(capture(module, *inputs))
+        captured = capture(module, *inputs)
         asked = {
             "module": type(module).__name__,
-            "source_sha256": first.sha256,
+            "source_sha256": captured.sha256,
             "options": options.to_json(),
             "steps": steps,
             "schedule": schedule if isinstance(schedule, str) else _name(schedule),
@@ -145,10 +142,9 @@ class Run:
             "ema": None if ema is None else type(ema).__name__,
         }
         return cls(
-            first=first,
-            graph=first.analyse(),
-            base_params=count_parameters(module),
-            base_macs=first.macs(),
+            first=_costs(captured),
+            shapes=shapes_of(captured),
+            aliases=dict(captured.weights.aliases),
             inputs=inputs,
             options=replace(options, bench=False),
             steps=steps,
@@ -193,11 +189,8 @@ class Run:
         def at(target: float) -> float:
             return min(1.0, max(0.0, self.schedule(number, self.steps, target)))
 
-        whole = Whole(self.graph, self.base_params, self.base_macs)
-        if number == 1:
-            return of_present(self.options, at, whole, module, self.first, self.graph)
-        subject = TorchSubject(capture(module, *self.inputs))
-        return of_present(self.options, at, whole, module, subject, subject.analyse())
+        present = self.first if number == 1 else _costs(capture(module, *self.inputs))
+        return of_present(self.options, at, self.first, present)
 
     def snapshot(self, module: nn.Module, number: int) -> Checkpoint:
         """Everything after step `number`."""
@@ -230,8 +223,7 @@ class Run:
         # The plans are applied to the trained weights: what rewriting is right is found by running
         # it, and weights that were just drawn may be dead.
         present = module
-        aliases = self.first.captured.weights.aliases
-        weights = spread(module, saved.weights, saved.plans, aliases)
+        weights = spread(module, saved.weights, saved.plans, self.aliases)
         with other_values(module, weights, restore=not self.inplace):
             for plan, kind in zip(saved.plans, saved.kinds, strict=True):
                 present = self.apply(present, plan, kind)
@@ -267,6 +259,11 @@ class Run:
             allow_slower=True,
             seed=self.options.seed,
         ).module
+
+
+def _costs(captured: Captured) -> Costs:
+    subject = TorchSubject(captured)
+    return Costs(subject.analyse(), parameter_count(captured), subject.macs())
 
 
 def _name(schedule: Schedule) -> str:

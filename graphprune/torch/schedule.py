@@ -124,5 +124,5 @@ def iterative(
     if not any(plan.initializers for plan in run.plans) and not chosen.allow_slower:
         raise NothingGainedError("no step could prune anything: see prune() for the reasons")
     return Iterated(
-        present, tuple(run.plans), composed(run.plans, run.first), tuple(run.records), done
+        present, tuple(run.plans), composed(run.plans, run.shapes), tuple(run.records), done
     )

@@ -12,10 +12,10 @@ from torch import nn
 from graphprune.compose import compose
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.plan import GroupChoice, Plan, pruned_shape
+from graphprune.torch.capture import Captured
 from graphprune.torch.checkpoint import weights_of
 from graphprune.torch.shapes import dims_of
 from graphprune.torch.slicing import parameter_cuts, slice_tensor
-from graphprune.torch.subject import TorchSubject
 
 
 def spread(
@@ -71,14 +71,23 @@ def other_values(
                 own[path].copy_(tensor)
 
 
-def composed(plans: Sequence[Plan], first: TorchSubject) -> Plan | None:
+def shapes_of(captured: Captured) -> dict[str, tuple[int, ...]]:
+    """Node or weight -> its shape."""
+    shapes = {n.name: dims_of(n.meta.get("val")) or () for n in captured.nodes}
+    return shapes | {n: tuple(t.shape) for n, t in captured.weights.tensors.items()}
+
+
+def composed(plans: Sequence[Plan], shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
     """Plans of successive steps as one, in the numbering of the original.
 
     None where they do not speak of the same nodes, because a step gave a graph with other names.
+
+    Args:
+        plans: The plans.
+        shapes: Those of the original's nodes and weights (`shapes_of`).
     """
     result: Plan | None = None
-    sizes = {n.name: dims_of(n.meta.get("val")) or () for n in first.captured.nodes}
-    sizes |= {n: tuple(t.shape) for n, t in first.captured.weights.tensors.items()}
+    sizes = dict(shapes)
     for plan in plans:
         cuts = {**plan.tensors, **parameter_cuts(plan)}
         for name, own in cuts.items():

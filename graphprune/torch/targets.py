@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from torch import nn
-
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.options import Options
 from graphprune.selection.ratios import Policy, split
-from graphprune.torch.subject import TorchSubject, count_parameters
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
-    """The original: its analysis, parameters and multiply-adds."""
+class Costs:
+    """A module: its analysis, parameters and multiply-adds. Holds no tensor of it."""
 
     graph: DependencyGraph
     params: int
@@ -26,10 +23,8 @@ class Whole:
 def of_present(
     options: Options,
     at: Callable[[float], float],
-    whole: Whole,
-    module: nn.Module,
-    subject: TorchSubject,
-    graph: DependencyGraph,
+    whole: Costs,
+    present: Costs,
 ) -> Options:
     """Options for one step.
 
@@ -39,9 +34,7 @@ def of_present(
         options: What stays of the original in the end.
         at: What stays in the end -> what stays after this step.
         whole: The original.
-        module: The module before this step.
-        subject: The same, captured.
-        graph: Its analysis.
+        present: The module before this step.
     """
     options = replace(options, allow_slower=True)  # a step may find nothing to do
     sizes = {g.name: g.size for g in whole.graph.groups}
@@ -52,13 +45,14 @@ def of_present(
         residual=options.residual,
         heads=options.heads,
     )
-    free, own, _ = split(graph.groups, policy)
-    ratios = {n: _of_original(graph.by_name[n], sizes, at(r)) for n, r in own.items()}
+    free, own, _ = split(present.graph.groups, policy)
+    by_name = present.graph.by_name
+    ratios = {n: _of_original(by_name[n], sizes, at(r)) for n, r in own.items()}
     if options.macs is not None:
-        share = at(options.macs) * whole.macs / max(1, subject.macs())
+        share = at(options.macs) * whole.macs / max(1, present.macs)
         options = replace(options, macs=min(1.0, share))
     if options.params is not None:
-        share = at(options.params) * whole.params / count_parameters(module)
+        share = at(options.params) * whole.params / max(1, present.params)
         options = replace(options, params=min(1.0, share))
     if options.channels is not None:
         wanted = at(options.channels)

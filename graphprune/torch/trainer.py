@@ -115,8 +115,7 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 f"{path} cannot be read: the checkpoint was saved without this callback"
             ) from error
         run = self._start(model)
-        aliases = run.first.captured.weights.aliases
-        weights = spread(model, _weights(Path(checkpoint)), plans, aliases)
+        weights = spread(model, _weights(Path(checkpoint)), plans, run.aliases)
         with other_values(model, weights, restore=False):
             for plan in plans:
                 run.apply(model, plan, "module")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import random
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -353,6 +355,20 @@ class TestCheckpoint:
         with pytest.raises(UsageError, match="'states/mine/f' is of type builtin"):
             files.save(tmp_path / "c", saved)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_the_original_is_not_kept_alive() -> None:
+    """In place, a step needs the memory of one smaller module and not of all before it."""
+    net = SmallNet()
+    old = weakref.ref(net.hidden.weight)
+    alive = []
+
+    def look(module: nn.Module, step: int) -> None:
+        gc.collect()
+        alive.append(old() is not None)
+
+    iterative(net, X, steps=2, train=look, channels=0.5, align=1, inplace=True)
+    assert alive == [False, False]
 
 
 class TestErrors:
