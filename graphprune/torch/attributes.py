@@ -200,9 +200,9 @@ class Standard:
 
 def _shape(module: nn.Module, name: str) -> tuple[int, ...] | None:
     """Shape of a weight; old-style weight_norm and spectral_norm keep it under another name."""
-    for kept in (name, f"{name}_v", f"{name}_orig"):
+    for kept in (name, f"{name}_orig", f"{name}_v"):
         found = module._parameters.get(kept)
-        if found is None:
+        if found is None and kept == name:
             found = module._buffers.get(kept)
         if found is not None:
             return tuple(found.shape)

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from graphprune.plan import Plan
 from graphprune.torch.attributes import Change, Standard, put
 from graphprune.torch.capture import Captured
+from graphprune.torch.configuration import configured, misleads, roots
 from graphprune.torch.copying import Copies
 from graphprune.torch.forward import Written, subclass, to_write
 from graphprune.torch.guesses import guesses
@@ -29,7 +31,7 @@ from graphprune.torch.provenance import Traced, attributes, trace
 from graphprune.torch.rewrite import Edit
 from graphprune.torch.scales import folded, missing
 from graphprune.torch.solve import Solution, changes, solve
-from graphprune.torch.tags import Attribute, Leaf
+from graphprune.torch.tags import Attribute, Leaf, leaves
 
 #: Values that are tried for attributes that would have to be several numbers.
 _VARIANTS = 3
@@ -96,7 +98,10 @@ def own_class(
         return Kept(None, f"the module cannot be copied ({_line(error)})")
     if ladder.copies.missing:
         return Kept(None, f"'{ladder.copies.missing[0]}' is no tensor that the module holds")
-    return ladder.climb(fold, write)
+    try:
+        return ladder.climb(fold, write)
+    except Exception as error:  # a module unlike all others: there is always the graph
+        return Kept(None, _line(error))
 
 
 class _Ladder:
@@ -110,6 +115,8 @@ class _Ladder:
         self.standard = Standard(captured, plan, edits)
         self.differ: list[Recipe] = []  # those that ran, and gave something else
         self.reason = ""
+        self.used: set[tuple[str, str]] = set()  # attributes that sizes in forward come from
+        self._traced: Traced | None = None
 
     def climb(self, fold: bool, write: bool) -> Kept:
         for recipe in self.recipes(fold, write):
@@ -120,17 +127,52 @@ class _Ladder:
                 self.reason = self.reason or _line(error)
                 continue
             if not why:
-                return Kept(made, recipe.how, done)
+                return self.configured(made, recipe, done)
             self.differ.append(recipe)
             self.reason = why
-        return Kept(None, self.reason)
+        return Kept(None, self.reason + self.remedy())
+
+    def configured(self, made: nn.Module, recipe: Recipe, done: tuple[str, ...]) -> Kept:
+        """The candidate, its configuration changed too where that is right."""
+        if not any(roots(self.module)):
+            return Kept(made, recipe.how, done)
+        try:
+            self.trace()
+            fields, others = configured(made, self.module, self.used)
+        except Exception:  # the class cannot be built of other values
+            return Kept(made, recipe.how, done)
+        for more in ((*fields, *others), fields) if fields else ():
+            try:
+                again, says = self.candidate(
+                    replace(recipe, attributes=(*recipe.attributes, *more))
+                )
+                if not self.check(again) and not misleads(again, self.check):
+                    return Kept(again, recipe.how, says)
+            except Exception:  # forward reads the configuration for something else
+                continue
+        return Kept(made, recipe.how, done)
+
+    def remedy(self) -> str:
+        """What to do about weights that are computed from others, where some of them are cut."""
+        for path, part in self.module.named_modules():
+            if parametrize.is_parametrized(part):
+                name = next(iter(part.parametrizations))
+                return (
+                    f"; '{path}.{name}' is parametrized: make it a plain weight first, with "
+                    f"torch.nn.utils.parametrize.remove_parametrizations(module.{path}, '{name}')"
+                )
+            for hook in part._forward_pre_hooks.values():
+                if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
+                    kind = "weight_norm" if type(hook).__name__ == "WeightNorm" else "spectral_norm"
+                    return (
+                        f"; '{path}' has a {kind} hook: make it a plain weight first, with "
+                        f"torch.nn.utils.remove_{kind}(module.{path})"
+                    )
+        return ""
 
     def recipes(self, fold: bool, write: bool) -> Iterator[Recipe]:
         yield Recipe("attributes of standard layers")
-        try:
-            traced = trace(self.captured, self.plan, self.copies.skeleton())
-        except Exception:  # torch.export raises whatever the module or dynamo raises
-            traced = Traced((), {}, {})
+        traced = self.trace()
         known = self.known(traced)
         solution = solve(traced, known)
         sets = [changes(values, traced.old) for values in _variants(solution)]
@@ -152,6 +194,21 @@ class _Ladder:
         self.reason = _conflict(solution) or self.reason
         if fold:
             yield from self.folds()
+
+    def trace(self) -> Traced:
+        """Where sizes in `forward` come from; nothing where the module cannot be traced."""
+        if self._traced is None:
+            try:
+                self._traced = trace(self.captured, self.plan, self.copies.skeleton())
+            except Exception:  # torch.export raises whatever the module or dynamo raises
+                self._traced = Traced((), {}, {})
+            self.used = {
+                (leaf.path, leaf.name)
+                for equation in self._traced.equations
+                for leaf in leaves(equation.origin)
+                if isinstance(leaf, Attribute)
+            }
+        return self._traced
 
     def folds(self) -> Iterator[Recipe]:
         """Candidates that run but differ, with the scales of their attention folded into weights."""
