@@ -98,6 +98,9 @@ class _Rewrite:
         self.graph.set_codegen(self.captured.graph_module.graph._codegen)
         self.graph.lint()
         made = fx.GraphModule(root, self.graph, class_name="PrunedGraph")
+        for name, copy in copies.items():  # tied weights at all of their paths
+            for path in self.weights.aliases.get(name, ()):
+                place(made, path, copy)
         made.train(self.captured.training)
         return made
 
