@@ -41,6 +41,9 @@ tensor by tensor.
 """
 
 
+_OUTPUTS = ("it is the model's output", "it is an output of the module")
+
+
 @dataclass
 class Row:
     """One registered rule and what the cases show of it."""
@@ -84,11 +87,11 @@ def table() -> list[Row]:
                     present[op] = row
             subject = Subject(example)
             for blocks in (True, False):
-                _observe(subject, blocks, present)
+                observe(subject, blocks, present)
     return [rows[key] for key in sorted(rows, key=lambda k: (k[0], k[1].lower(), k[2]))]
 
 
-def _observe(subject: object, blocks: bool, present: dict[str, Row]) -> None:
+def observe(subject: object, blocks: bool, present: dict[str, Row]) -> None:
     """Through which nodes something prunable passes, and what is said of what stays."""
     graph = subject.analyse(blocks=blocks)  # type: ignore[attr-defined]
     movable = set()
@@ -112,7 +115,7 @@ def _observe(subject: object, blocks: bool, present: dict[str, Row]) -> None:
             row.statistics = True
     for item in graph.unpruned:
         row = present.get(ops.get(item.node, ""))
-        if row is not None and not item.reason.startswith("it is the model's output"):
+        if row is not None and not item.reason.startswith(_OUTPUTS):
             row.reasons[item.reason] += 1
 
 

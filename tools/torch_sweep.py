@@ -13,12 +13,9 @@ time and memory. `--beside` names a folder into which Torch-Pruning was installe
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import time
-import traceback
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -26,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tools._common import Record, Results, environment, run_child, share, table, totals, write_page
+from tools.torch_models import beside, build, names_of, trains, where
 
 FAMILIES = ("torchvision", "segmentation", "video", "detection", "transformers", "timm")
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -33,48 +31,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "dims": {"channels": 0.5, "head_dims": 0.5, "align": 1},
 }
 BESIDE = "torch-pruning"
-#: Attributes of an attention that hold its projections, and its number of heads.
-_PROJECTIONS = ("qkv", "query", "key", "value", "q_proj", "k_proj", "v_proj", "q", "k", "v", "c_attn")
-_HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")
-
-
-def names_of(family: str) -> list[str]:
-    """The architectures of one family."""
-    module: Any = importlib.import_module(f"models_zoo.builders.{_builder(family)}_models")
-    if family == "torchvision":
-        return list(module.classification())
-    if family == "segmentation":
-        return list(module.segmentation())
-    return list(module.names() if hasattr(module, "names") else module.NAMES)
-
-
-def _builder(family: str) -> str:
-    return "torchvision" if family == "segmentation" else family
-
-
-def build(model: str) -> Any:
-    """The sample of `family:name`."""
-    import torch
-
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    family, _, name = model.partition(":")
-    module = importlib.import_module(f"models_zoo.builders.{_builder(family)}_models")
-    return module.sample(name)
-
-
-def _one_more(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    import torch
-
-    return {k: torch.cat([v, v[:1]]) if v.ndim else v for k, v in inputs.items()}
-
-
-def _loss(outputs: Any) -> Any:
-    import torch
-    from torch.utils import _pytree as pytree
-
-    leaves = [t for t in pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
-    return sum(t.float().square().mean() for t in leaves if t.is_floating_point())
 
 
 # -- one model, in a process of its own ------------------------------------------------------------
@@ -90,7 +46,7 @@ def examine(model: str, settings: Mapping[str, Any]) -> Record:
         kinds: dict[type, str] = {CertificateError: "failed", NothingGainedError: "nothing"}
         return {"outcome": kinds.get(type(error), "refused"), "reason": str(error)[:400]}
     except Exception as error:
-        return {"outcome": "error", "reason": _where(error)}
+        return {"outcome": "error", "reason": where(error)}
 
 
 def _examined(model: str, settings: Mapping[str, Any]) -> Record:
@@ -121,107 +77,7 @@ def _examined(model: str, settings: Mapping[str, Any]) -> Record:
     }
     if not result.captured.dynamic:
         return {**record, "trains": "one batch size"}
-    result.module.train()
-    _loss(result.module(**_one_more(sample.inputs))).backward()
-    grads = [p.grad for p in result.module.parameters() if p.grad is not None]
-    alive = sum(bool(g.isfinite().all() and g.abs().max() > 0) for g in grads)
-    return {**record, "trains": f"{alive}/{len(grads)}" if alive < len(grads) else "yes"}
-
-
-def _where(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {lines[0]}"[:300]
-
-
-def beside(model: str, folder: str) -> Record:
-    """Torch-Pruning on the same model, at the same ratio of channels. Never raises.
-
-    It is told which layer is the last and, for every attention, its projections and number of heads;
-    afterwards the modules' numbers of heads are set, as its documentation says.
-    """
-    sys.path.insert(0, folder)
-    try:
-        return _beside(model)
-    except Exception as error:
-        return {"outcome": "error", "reason": _where(error)}
-
-
-def _beside(model: str) -> Record:
-    import torch
-    import torch_pruning as tp  # type: ignore[import-not-found]
-    from torch.utils import _pytree as pytree
-
-    sample = build(model)
-    module, given = sample.module, dict(sample.inputs)
-    shapes = [t.shape for t in pytree.tree_leaves(module(**given))]
-    last = _last_layer(module, given)
-    start = time.process_time()
-    found = tp.DependencyGraph().build_dependency(module, example_inputs=given)
-    groups = sum(1 for _ in found.get_all_groups(ignored_layers=[last]))
-    analysis = time.process_time() - start
-    before = tp.utils.count_ops_and_params(module, given)
-    heads = _heads(module)
-    start = time.process_time()
-    pruner = tp.pruner.MetaPruner(
-        module,
-        given,
-        importance=tp.importance.MagnitudeImportance(),
-        pruning_ratio=0.5,
-        ignored_layers=[last],
-        num_heads={p: n for _, _, p, n in heads},
-        prune_num_heads=True,
-        head_pruning_ratio=0.5,
-    )
-    pruner.step()
-    for owner, attribute, projection, _ in heads:
-        setattr(owner, attribute, pruner.num_heads.get(projection, getattr(owner, attribute)))
-    seconds = time.process_time() - start
-    record = {"analysis_s": round(analysis, 3), "prune_s": round(seconds, 3), "groups": groups}
-    module.train()
-    outputs = module(**_one_more(given))
-    _loss(outputs).backward()
-    after = tp.utils.count_ops_and_params(module.eval(), given)
-    record |= {"params": [before[1], after[1]], "macs": [before[0], after[0]]}
-    with torch.no_grad():
-        changed = [t.shape for t in pytree.tree_leaves(module(**given))] != shapes
-    if changed:
-        return {"outcome": "broken", "reason": "the shapes of the outputs changed", **record}
-    return {"outcome": "pruned", "reason": "", **record}
-
-
-def _last_layer(module: Any, given: Mapping[str, Any]) -> Any:
-    import torch
-    from torch import nn
-
-    order: list[Any] = []
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    handles = [
-        m.register_forward_hook(lambda m, *_: order.append(m))
-        for m in module.modules()
-        if isinstance(m, kinds)
-    ]
-    with torch.no_grad():
-        module(**given)
-    for handle in handles:
-        handle.remove()
-    return order[-1]
-
-
-def _heads(module: Any) -> list[tuple[Any, str, Any, int]]:
-    """(attention, name of its number of heads, projection, number)."""
-    from torch import nn
-
-    found = []
-    for owner in module.modules():
-        attribute = next((a for a in _HEADS if isinstance(getattr(owner, a, None), int)), None)
-        if attribute is None:
-            continue
-        for name in _PROJECTIONS:
-            part = getattr(owner, name, None)
-            if isinstance(part, nn.Linear):
-                found.append((owner, attribute, part, getattr(owner, attribute)))
-    return found
+    return {**record, "trains": trains(result.module, sample.inputs)}
 
 
 # -- all models ------------------------------------------------------------------------------------
@@ -264,7 +120,8 @@ Written by `tools/torch_sweep.py`. Every model was pruned by `graphprune.torch.p
 in the heading, compared with its masked original in float64 (outputs and gradients) and run forwards
 and backwards at another batch size. *kept as*: the user's own class, or a graph. *capture* is
 torch.export's own time, in wall seconds; *analysis* is CPU seconds of one thread, in which the
-dependency graph is made, for Torch-Pruning `build_dependency` and the enumeration of all groups.
+dependency graph is made, for Torch-Pruning `build_dependency` and the enumeration of all groups;
+*all* is its `MetaPruner` made and stepped once.
 """
 
 HEADER = (
@@ -324,15 +181,18 @@ def _comparison(ours: Mapping[str, Record], theirs: Mapping[str, Record]) -> Ite
         f"{len(both)} models, channels halved: graphprune prunes {pruned[0]}, Torch-Pruning "
         f"{version_of(theirs)} {pruned[1]}."
     )
-    header = ("model", "MACs", "Torch-Pruning: MACs", "analysis s", "Torch-Pruning: s", "ratio", "its reason")
+    header = (
+        *("model", "MACs", "Torch-Pruning: MACs", "analysis s"),
+        *("Torch-Pruning: analysis s", "ratio", "all s", "its reason"),
+    )
     rows = []
     for name, (one, two) in both.items():
         costs = [share(r["macs"][1], r["macs"][0]) if "macs" in r else "" for r in (one, two)]
         seconds = [r.get("analysis_s") for r in (one, two)]
-        ratio = f"{seconds[1] / seconds[0]:.0f}" if all(seconds) else ""
+        ratio = f"{seconds[1] / seconds[0]:.1f}" if all(seconds) else ""
         reason = two["reason"] if two["outcome"] != "pruned" else ""
-        rows.append((name, *costs, *seconds, ratio, reason))
-    yield table(header, rows, range(1, 6))
+        rows.append((name, *costs, *seconds, ratio, two.get("prune_s"), reason))
+    yield table(header, rows, range(1, 7))
 
 
 def version_of(records: Mapping[str, Record]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -80,6 +80,29 @@ def is_tensor(node: Any) -> bool:
     return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor)
 
 
+class _Argument(NamedTuple):
+    name: str
+    kwarg_only: bool
+    optional: bool
+    has_default: bool
+    default: Any
+
+
+@cache
+def _schema(target: torch._ops.OpOverload) -> tuple[_Argument, ...]:
+    """The arguments of an op; asking torch for them every time is slow."""
+    return tuple(
+        _Argument(
+            a.name,
+            a.kwarg_only,
+            str(a.type) == "Optional[Tensor]",
+            a.has_default_value(),
+            a.default_value,
+        )
+        for a in target._schema.arguments
+    )
+
+
 _ONLY_TYPE = {
     ("to", "other"),
     ("type_as", "other"),
@@ -94,16 +117,15 @@ def call_of(node: fx.Node) -> Call:
     optional: set[str] = set()
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        schema = target._schema.arguments
-        for i, argument in enumerate(schema):
-            if str(argument.type) == "Optional[Tensor]":
+        for i, argument in enumerate(_schema(target)):
+            if argument.optional:
                 optional.add(argument.name)
             if i < len(node.args) and not argument.kwarg_only:
                 arguments[argument.name] = node.args[i]
             elif argument.name in node.kwargs:
                 arguments[argument.name] = node.kwargs[argument.name]
-            elif argument.has_default_value():
-                arguments[argument.name] = argument.default_value
+            elif argument.has_default:
+                arguments[argument.name] = argument.default
     else:
         arguments = {str(i): a for i, a in enumerate(node.args)} | dict(node.kwargs)
     operands: list[fx.Node | None] = []

@@ -19,10 +19,18 @@ from graphprune.torch.shapes import concrete, dims_of, dynamic_axes
 class AtenContext(RuleContext):
     """One ATen node. Operands are numbered; `at` gives the number of a named argument."""
 
-    def __init__(self, call: Call, alg: Algebra, found: Findings, weights: Weights) -> None:
+    def __init__(
+        self,
+        call: Call,
+        alg: Algebra,
+        found: Findings,
+        weights: Weights,
+        shapes: dict[Any, tuple[int, ...] | None] | None = None,
+    ) -> None:
         super().__init__(call.node, alg, found)
         self.call = call
         self._weights = weights
+        self._shapes = {} if shapes is None else shapes
 
     @property
     def name(self) -> str:
@@ -82,7 +90,12 @@ class AtenContext(RuleContext):
         return node is not None and _from_weights(node, self._weights)
 
     def sizes(self, value: Any) -> tuple[int, ...] | None:
-        """Concrete shape of a value."""
+        """Concrete shape of a value; looked up once in an analysis."""
+        if value not in self._shapes:
+            self._shapes[value] = self._sizes(value)
+        return self._shapes[value]
+
+    def _sizes(self, value: Any) -> tuple[int, ...] | None:
         if isinstance(value, tuple):
             node, i = value
             results = node.meta.get("val")

@@ -35,7 +35,7 @@ def inline_regions(module: fx.GraphModule) -> None:
 def _inlined(module: fx.GraphModule, node: fx.Node) -> bool:
     if not isinstance(node.target, torch._ops.HigherOrderOperator):
         return False
-    kind = node.target.name()
+    kind = str(node.target)
     if kind == _GRAD:
         detached, region, *given = node.args
     elif kind == _AUTOCAST and node.args[2] is False:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
@@ -33,9 +34,19 @@ def dynamic_axes(tensor: Any) -> frozenset[int]:
     return frozenset(a for a, n in enumerate(tensor.shape) if varies(n))
 
 
+_VARIES: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
+"""Shape environment -> size expression -> whether it varies: sizes repeat thousands of times."""
+
+
 def varies(size: Any) -> bool:
     """Whether a size depends on a dynamic dimension; a symbol that was fixed since does not."""
-    return not isinstance(size, int) and not size.node.expr.is_number
+    if isinstance(size, int):
+        return False
+    known = _VARIES.setdefault(size.node.shape_env, {})
+    expression = size.node._expr
+    if expression not in known:
+        known[expression] = not size.node.expr.is_number
+    return known[expression]
 
 
 def concrete(argument: Any) -> Any:

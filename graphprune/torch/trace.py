@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -34,6 +35,7 @@ class _Run:
         self.alg = alg
         self.found = Findings()
         self.calls: list[Call] = []
+        self.shapes: dict[Any, tuple[int, ...] | None] = {}
 
     def node(self, node: fx.Node) -> None:
         self.alg.space.node = node.name
@@ -46,7 +48,7 @@ class _Run:
         if not call.operands and not _makes_tensor(node):
             return  # arithmetic of sizes
         self.calls.append(call)
-        ctx = AtenContext(call, self.alg, self.found, self.weights)
+        ctx = AtenContext(call, self.alg, self.found, self.weights, self.shapes)
         rule = aten.find(call.domain, call.op, None)
         read = [n for n in call.operands if n is not None]
         unknown = next((n for n in [node, *read] if _unknown(n)), None)
@@ -161,7 +163,7 @@ class _Run:
         for node, axes in self.found.statistics.items():
             call = by_node[node]
             first = next(i for i, n in enumerate(call.operands) if n is not None)
-            ctx = AtenContext(call, self.alg, self.found, self.weights)
+            ctx = AtenContext(call, self.alg, self.found, self.weights, self.shapes)
             result.append(Statistic(node.name, call.op, axes, ctx.labels(first).factors))
         return result
 

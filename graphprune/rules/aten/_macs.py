@@ -57,7 +57,7 @@ def recurrent_macs(call: Any, dims: Any) -> int:
     """Tokens x (W_ih + W_hh) of every layer and direction."""
     shape = tuple(dims(call.operands[0]))
     matrices = (tuple(dims(call.operands[i])) for i in call.numbers["params"])
-    return prod(shape[:-1]) * sum(prod(m) for m in matrices if len(m) == 2)
+    return int(prod(shape[:-1]) * sum(prod(m) for m in matrices if len(m) == 2))
 
 
 def cell_macs(call: Any, dims: Any) -> int:

@@ -15,9 +15,9 @@ UNARY = (
     *("log_sigmoid", "logical_not", "logit", "mish", "nan_to_num", "neg", "negative", "positive"),
     *("rad2deg", "reciprocal", "relu", "relu6", "round", "rrelu", "rsqrt", "selu", "sgn"),
     *("sigmoid", "sign", "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "sqrt"),
-    *("square", "tan", "tanh", "tanhshrink", "threshold", "_to_copy", "trunc"),
-    *("zero", "lift", "lift_fresh", "conj", "resolve_conj", "resolve_neg", "float", "half"),
-    *("_assert_tensor_metadata", "softsign", "detach_copy"),
+    *("square", "tan", "tanh", "threshold", "_to_copy", "trunc"),
+    *("zero", "lift", "conj", "resolve_conj", "resolve_neg"),
+    *("_assert_tensor_metadata", "detach_copy"),
 )
 NARY = (
     *("__and__", "__or__", "__xor__", "__lshift__", "__rshift__"),
@@ -89,6 +89,15 @@ def like(ctx: AtenContext) -> None:
 
 
 aten_boundary(
-    *("sort", "argsort", "unique", "nonzero", "masked_select", "multinomial", "histc", "bincount"),
+    *(
+        "sort",
+        "argsort",
+        "_unique2",
+        "nonzero",
+        "masked_select",
+        "multinomial",
+        "histc",
+        "bincount",
+    ),
     reason="its result depends on all channels at once",
 )

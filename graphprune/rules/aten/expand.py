@@ -72,9 +72,7 @@ def sizes(ctx: AtenContext) -> None:
     ctx.set([Factor((a,), fresh(n, weak=True)) for a, n in enumerate(shape) if n > 1])
 
 
-@aten_rule(
-    "arange", "linspace", "scalar_tensor", "tensor", "eye", "tril", "triu", "sym_size", "randint"
-)
+@aten_rule("arange", "linspace", "scalar_tensor", "eye", "tril", "triu", "sym_size", "randint")
 def untracked(ctx: AtenContext) -> None:
     """Numbers that count something: whatever meets them stays."""
     for i in range(ctx.operands()):

@@ -13,7 +13,7 @@ from graphprune.torch.resize import AtenResize
 
 
 @aten_rule(
-    *("batch_norm", "cudnn_batch_norm", "native_batch_norm", "_native_batch_norm_legit"),
+    *("batch_norm", "native_batch_norm", "_native_batch_norm_legit"),
     "_native_batch_norm_legit_functional",
 )
 def batch_norm(ctx: AtenContext) -> None:
@@ -146,4 +146,4 @@ def _ints(value: object) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
 
 
-aten_boundary("local_response_norm", "renorm", reason="it normalises over neighbouring channels")
+aten_boundary("renorm", reason="it normalises over neighbouring channels")

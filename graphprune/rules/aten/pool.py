@@ -12,7 +12,7 @@ _WINDOW = "a window runs over it"
     *("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d"),
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
-    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "lp_pool1d", "lp_pool2d"),
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
     *("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices"),
 )
 def pool(ctx: AtenContext) -> None:

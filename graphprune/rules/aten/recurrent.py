@@ -66,7 +66,11 @@ def _features(ctx: AtenContext) -> np.ndarray | None:
 
 
 def _layer(
-    weights: _Weights, params: tuple[int, ...], inputs: np.ndarray | None, own: np.ndarray, gates: int
+    weights: _Weights,
+    params: tuple[int, ...],
+    inputs: np.ndarray | None,
+    own: np.ndarray,
+    gates: int,
 ) -> None:
     """One direction of one layer: W_ih, W_hh and, where there are any, the biases."""
     rows = np.tile(own, gates)

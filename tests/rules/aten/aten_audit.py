@@ -135,7 +135,8 @@ def compare(captured: Captured, example: Example, plan: Plan, tally: Tally) -> N
         for name in sorted(set(masked) & set(result)):
             cuts = fitted(plan.tensors.get(name, ()), masked[name].shape)
             _equal(name, slice_tensor(masked[name], cuts), result[name], example, tally)
-        for i, (a, b, c) in enumerate(zip(*map(pytree.tree_leaves, (wanted, got, before)))):
+        leaves = map(pytree.tree_leaves, (wanted, got, before))
+        for i, (a, b, c) in enumerate(zip(*leaves, strict=True)):
             _equal(f"output {i}", a, b, example, tally)
             _alive(f"output {i}", b, example)
             tally.changed += bool(b.is_floating_point() and not torch.allclose(b, c, atol=1e-6))
@@ -180,12 +181,17 @@ def _equal(name: str, wanted: Tensor, got: Tensor, example: Example, tally: Tall
     if example.random or not wanted.numel():
         return
     if wanted.is_complex():
-        wanted, got = torch.view_as_real(wanted.resolve_conj()), torch.view_as_real(got.resolve_conj())
+        wanted, got = (
+            torch.view_as_real(wanted.resolve_conj()),
+            torch.view_as_real(got.resolve_conj()),
+        )
     if not wanted.is_floating_point():
         if not torch.equal(wanted, got):
             raise AuditError(f"'{name}': entries differ")
         return
-    scale = float(wanted[torch.isfinite(wanted)].abs().max()) if torch.isfinite(wanted).any() else 1.0
+    scale = (
+        float(wanted[torch.isfinite(wanted)].abs().max()) if torch.isfinite(wanted).any() else 1.0
+    )
     if not torch.allclose(wanted, got, rtol=0, atol=TOLERANCE * max(scale, 1e-2), equal_nan=True):
         worst = float((wanted - got).abs().nan_to_num(torch.inf).max())
         raise AuditError(f"'{name}' is off by {worst:.2g} of its magnitude {scale:.2g}")

@@ -188,7 +188,7 @@ class Net(nn.Module):
         run: Callable[..., Any],
         *inputs: Tensor,
         units: Sequence[int] | int | None = (),
-        inner: Sequence[int] | int | None | str = "same",
+        inner: Sequence[int] | int | str | None = "same",
         **expect: Any,
     ) -> Example:
         """Close the module; `inner` is `units` where it is not given."""
