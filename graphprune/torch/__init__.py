@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from graphprune.rules.aten.registry import user_rule as op_rule
     from graphprune.torch.onnx_export import Exported, export
     from graphprune.torch.optim import carry_over
-    from graphprune.torch.pipeline import Pruned, analyse, prune
+    from graphprune.torch.pipeline import analyse, prune
     from graphprune.torch.regularise import penalty
+    from graphprune.torch.result import Pruned
     from graphprune.torch.schedule import iterative
     from graphprune.torch.scores import GradientScores
     from graphprune.torch.serial import from_pretrained, load, save, save_pretrained
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Exported": "torch.onnx_export",
     "GradientScores": "torch.scores",
-    "Pruned": "torch.pipeline",
+    "Pruned": "torch.result",
     "analyse": "torch.pipeline",
     "carry_over": "torch.optim",
     "export": "torch.onnx_export",

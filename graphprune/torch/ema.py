@@ -63,7 +63,7 @@ def carry_ema(
             f"the pruned module is a {type(made).__name__}, which a copy of a {type(ema).__name__} "
             "cannot become in place: give an AveragedModel or a state dict"
         )
-    from graphprune.torch.pipeline import transplant
+    from graphprune.torch.result import transplant
 
     transplant(made, ema)
 

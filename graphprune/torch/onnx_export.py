@@ -17,7 +17,8 @@ from graphprune.onnx.load import load
 from graphprune.onnx.save import save
 from graphprune.passes.stamp import StampPass
 from graphprune.torch.capture import mode
-from graphprune.torch.pipeline import Pruned, prune
+from graphprune.torch.pipeline import prune
+from graphprune.torch.result import Pruned
 
 
 @dataclass(frozen=True, eq=False)

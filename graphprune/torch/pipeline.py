@@ -5,57 +5,37 @@ The same line as `graphprune.pipeline`, on the other front end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import fx, nn
 
-from graphprune import __version__
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.decide import Scores, decide
 from graphprune.errors import CertificateError, NothingGainedError, UsageError
 from graphprune.measure.latency import Latency
 from graphprune.options import Options
-from graphprune.plan import Cut, Plan, Unpruned
-from graphprune.report.groups import group_reports
-from graphprune.report.model import Report, Side
+from graphprune.plan import Plan, Unpruned
 from graphprune.torch.capture import Captured, capture, mode
 from graphprune.torch.compare import Difference, Oracle
 from graphprune.torch.own import Kept, own_class
+from graphprune.torch.plans import check_plan, translated
+from graphprune.torch.reporting import build_report
+from graphprune.torch.result import (
+    Kind,
+    Pruned,
+    all_or_nothing,
+    parameter_pairs,
+    transplant,
+)
 from graphprune.torch.rewrite import Edit, rewrite
-from graphprune.torch.slicing import parameter_cuts
-from graphprune.torch.subject import TorchSubject, count_parameters, parameter_count
+from graphprune.torch.subject import TorchSubject
 from graphprune.torch.trace import analyse_captured
 
 Progress = Callable[..., None]
-Kind = Literal["module", "graph"]
-
-
-@dataclass(frozen=True, eq=False)
-class Pruned:
-    """A pruned module, what was decided, and what that did.
-
-    Attributes:
-        module: The user's own class, or an `fx.GraphModule` where its code forbids other sizes.
-        kind: `module` or `graph`.
-        why: One line: how the class was kept, or why it could not be.
-        plan: What was removed.
-        report: As of `graphprune.compile`; latencies are of torch.
-        captured: The original, as it was traced.
-        pairs: Parameter of the original -> that of the result, and the cuts between them.
-    """
-
-    module: nn.Module
-    kind: Kind
-    why: str
-    plan: Plan
-    report: Report
-    captured: Captured
-    pairs: Mapping[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,8 +257,17 @@ def _finish(
     result = work.result
     result.train(captured.module.training if captured.module is not None else False)
     pairs = parameter_pairs(captured, plan, result)
-    report = _report(work, kind)
-    with _all_or_nothing(optimizer):
+    report = build_report(
+        work.subject,
+        plan,
+        result,
+        work.options,
+        work.kept,
+        difference=work.difference,
+        latency=work.latency,
+        timings=work.timings,
+    )
+    with all_or_nothing(optimizer):
         if optimizer is not None:
             from graphprune.torch.optim import carry_over
 
@@ -292,147 +281,3 @@ def _finish(
         transplant(result, captured.module)
         result = captured.module
     return Pruned(result, kind, work.kept.why, plan, report, captured, pairs)
-
-
-@contextmanager
-def _all_or_nothing(optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
-    """Put the optimizer back as it was where something fails after it was changed."""
-    if optimizer is None:
-        yield
-        return
-    groups = [list(g["params"]) for g in optimizer.param_groups]
-    state = dict(optimizer.state)
-    try:
-        yield
-    except BaseException:
-        for group, parameters in zip(optimizer.param_groups, groups, strict=True):
-            group["params"][:] = parameters
-        optimizer.state.clear()
-        optimizer.state.update(state)
-        raise
-
-
-def parameter_pairs(
-    captured: Captured, plan: Plan, result: nn.Module
-) -> dict[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]]:
-    """Every parameter of the original, with that of the result and the cuts between them."""
-    source = captured.module or captured.graph_module
-    cuts = parameter_cuts(plan)
-    names = {p: n for n, paths in captured.weights.aliases.items() for p in paths}
-    made = dict(result.named_parameters(remove_duplicate=False))
-    pairs: dict[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]] = {}
-    for path, parameter in source.named_parameters(remove_duplicate=False):
-        if parameter not in pairs and path in made:
-            pairs[parameter] = made[path], cuts.get(names.get(path, path), ())
-    return pairs
-
-
-def transplant(source: nn.Module, target: nn.Module) -> None:
-    """Give every part of `target` the parameters, buffers and attributes of its twin in `source`.
-
-    Hooks and everything else that `target` alone has stays.
-    """
-    parts = dict(target.named_modules())
-    for path, new in source.named_modules():
-        old = parts[path]
-        old.__class__ = type(new)
-        for name, value in vars(new).items():
-            if name in ("_parameters", "_buffers"):
-                getattr(old, name).update(value)
-            elif name == "_flat_weights" or not name.startswith("_"):
-                old.__dict__[name] = value
-
-
-def translated(captured: Captured, subject: TorchSubject, plan: Plan) -> Plan:
-    """A plan of this module as it is, a plan of its ONNX export by the names of parameters."""
-    if plan.source_sha256 == captured.sha256:
-        return plan
-    from graphprune.transfer import transfer
-
-    paths = captured.weights.aliases
-    aliases = {path: name for name, found in paths.items() for path in found}
-    blocks = all(not cut.blocks for use in plan.initializers for cut in use.cuts)
-    graph = subject.analyse(blocks=blocks)
-    return transfer(plan, graph, source_sha256=captured.sha256, aliases=aliases)
-
-
-def check_plan(captured: Captured, plan: Plan) -> None:
-    """Raises UsageError where a plan cuts what the module does not have, or not of that size."""
-    tensors = captured.weights.tensors
-    for use in plan.initializers:
-        tensor = tensors.get(use.initializer)
-        if tensor is None:
-            raise UsageError(
-                f"the plan cuts '{use.initializer}', which this module does not have: it was made "
-                "for another class"
-            )
-        for cut in use.cuts:
-            size = tensor.shape[cut.axis] if cut.axis < tensor.ndim else 0
-            if size != cut.size:
-                raise UsageError(
-                    f"the plan cuts axis {cut.axis} of '{use.initializer}', which has {size} "
-                    f"elements here and not {cut.size}: it was made for another size of the class"
-                )
-
-
-def _report(work: _Work, kind: Kind) -> Report:
-    captured, plan, subject = work.captured, work.known_plan, work.subject
-    tensors = captured.weights.tensors
-    shapes = {name: tuple(t.shape) for name, t in tensors.items() if isinstance(t, nn.Parameter)}
-    latency = work.latency
-    assert work.kept is not None
-    name = type(captured.module).__name__ if captured.module is not None else "graph"
-    kept = [f"kept {name}: {work.kept.why}", *work.kept.changed]
-    lost = [f"{name} became a graph: {work.kept.why}"]
-    result = work.result
-    before, after = (_bytes(m) for m in (captured.module or captured.graph_module, result))
-    return Report(
-        version=__version__,
-        source=name,
-        source_sha256=plan.source_sha256,
-        plan_sha256=plan.sha256,
-        options=work.options.to_json(),
-        original=Side(
-            parameter_count(captured),
-            subject.macs(),
-            before,
-            latency.original.median_ms if latency else None,
-            latency.original.iqr_ms if latency else None,
-        ),
-        pruned=Side(
-            count_parameters(result),
-            subject.macs(plan),
-            after,
-            latency.pruned.median_ms if latency else None,
-            latency.pruned.iqr_ms if latency else None,
-        ),
-        latency=latency,
-        certificate=_certificate(work),
-        groups=group_reports(plan, shapes),
-        unpruned=plan.unpruned,
-        timings_s=work.timings,
-        warnings=(*captured.notes, *(kept if kind == "module" else lost)),
-    )
-
-
-def _bytes(module: nn.Module) -> int:
-    tensors = {id(t): t for t in module.state_dict(keep_vars=True).values()}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-def _certificate(work: _Work) -> dict[str, Any] | None:
-    found = work.difference
-    if found is None:
-        return None
-    nodes = sorted(work.known_plan.statistics_nodes)
-    return {
-        "status": "statistics" if nodes else "exact",
-        "level": "full",
-        "max_abs_error": found.abs_error,
-        "max_rel_error": found.rel_error,
-        "gradient_max_rel_error": found.gradient_error,
-        "statistics_nodes": nodes,
-        "checked_tensors": found.checked,
-        "weak": list(found.weak),
-        "first_difference": None,
-    }

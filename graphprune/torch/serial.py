@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import UsageError
 from graphprune.plan import Plan
-from graphprune.torch.pipeline import Pruned, prune
+from graphprune.torch.pipeline import prune
+from graphprune.torch.result import Pruned
 
 _FORMAT = "1"
 _FACTS = "graphprune.json"
