@@ -4,7 +4,8 @@
     result = graphprune.compile("model.onnx", channels=0.5)
 
 `compile` prunes, proves and times; `analyse` gives the dependency graph; `Plan` is what was decided;
-`op_rule` registers a rule for an op of your own; `graphprune.passes` holds the single passes.
+`op_rule` registers a rule for an op of your own; `graphprune.passes` holds the single passes;
+`graphprune.torch` does the same for modules.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"graphprune.{_WHERE[name]}"), name)
-    if name == "passes":
+    if name in ("passes", "torch"):
         from importlib import import_module
 
-        return import_module("graphprune.passes")
+        return import_module(f"graphprune.{name}")
     raise AttributeError(f"module 'graphprune' has no attribute {name!r}")

@@ -193,6 +193,7 @@ def test_there_is_no_circle() -> None:
         ("import graphprune.analysis.dependency", ("onnx", "onnx_ir", "onnxruntime", "torch")),
         ("import graphprune.selection.select", ("onnx", "onnx_ir", "onnxruntime", "torch")),
         ("import graphprune.pipeline", ("onnxruntime", "torch", "scipy.optimize")),
+        ("import graphprune; graphprune.torch", ("onnx", "onnx_ir", "torch", "numpy")),
         ("import graphprune.cli", ("onnx", "onnx_ir", "onnxruntime", "scipy", "torch", "numpy")),
     ],
 )
@@ -211,3 +212,14 @@ def test_public_names_are_there() -> None:
         assert getattr(graphprune.passes, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         graphprune.nothing  # noqa: B018
+
+
+def test_a_missing_torch_is_told() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import graphprune\n"
+        "try: graphprune.torch.prune\n"
+        "except graphprune.errors.UsageError as error: print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'graphprune[torch]'" in found.stdout

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from graphprune.errors import UsageError
+
 if TYPE_CHECKING:
     from graphprune.rules.aten.registry import user_rule as op_rule
     from graphprune.torch.onnx_export import Exported, export
@@ -63,4 +65,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'graphprune.torch' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"graphprune.{_WHERE[name]}"), _CALLED.get(name, name))
+    try:
+        module = import_module(f"graphprune.{_WHERE[name]}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise UsageError(
+            f"graphprune.torch.{name} needs {error.name}: pip install 'graphprune[torch]'"
+        ) from error
+    return getattr(module, _CALLED.get(name, name))
