@@ -49,13 +49,20 @@ def start() -> nn.Module:
     return trained(dtype=torch.float64)
 
 
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    net = trained(12, dtype=torch.float64, kind=SmallNet)
+    net.drop.p = 0.0
+    return net
+
+
 def pruned(net: nn.Module) -> Smaller:
     return smaller(net, images(4, 0)[0].double(), channels=0.5, align=1, residual=True)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_three_steps_equal_masked_training(start: nn.Module, name: str) -> None:
-    net = copy.deepcopy(start).train()
+def test_three_steps_equal_masked_training(start: nn.Module, small: nn.Module, name: str) -> None:
+    net = copy.deepcopy(start if name in ("nesterov", "adamw", "rmsprop") else small).train()
     optimizer = OPTIMIZERS[name](net.parameters())
     train(net, optimizer, BEFORE)
     result = pruned(net)

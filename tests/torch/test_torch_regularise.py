@@ -60,8 +60,8 @@ def test_ranked_is_its_formula(net, graph) -> None:
     for squares in unit_squares(net, graph).values():
         sizes = torch.stack(squares).sqrt()
         press = 2 ** (4 * (sizes.max() - sizes) / (sizes.max() - sizes.min()))
-        assert float(press.max()) == pytest.approx(16)
-        expected += float((press * sizes**2).sum())
+        assert press.max().item() == pytest.approx(16)
+        expected += (press * sizes**2).sum().item()
     assert penalty(net, graph, 0.1, "ranked").item() == pytest.approx(0.1 * expected, rel=1e-6)
 
 
