@@ -15,20 +15,24 @@ from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
     from graphprune.rules.aten.registry import user_rule as op_rule
+    from graphprune.torch.ema import carry_ema
     from graphprune.torch.onnx_export import Exported, export
     from graphprune.torch.optim import carry_over
     from graphprune.torch.pipeline import analyse, prune
-    from graphprune.torch.regularise import penalty
+    from graphprune.torch.regularise import GroupSparsity, Removal, penalty
     from graphprune.torch.result import Pruned
     from graphprune.torch.schedule import iterative
-    from graphprune.torch.scores import GradientScores
+    from graphprune.torch.scores import GradientScores, scores_from
     from graphprune.torch.serial import from_pretrained, load, save, save_pretrained
 
 _WHERE = {
     "Exported": "torch.onnx_export",
     "GradientScores": "torch.scores",
+    "GroupSparsity": "torch.regularise",
     "Pruned": "torch.result",
+    "Removal": "torch.regularise",
     "analyse": "torch.pipeline",
+    "carry_ema": "torch.ema",
     "carry_over": "torch.optim",
     "export": "torch.onnx_export",
     "from_pretrained": "torch.serial",
@@ -39,13 +43,17 @@ _WHERE = {
     "prune": "torch.pipeline",
     "save": "torch.serial",
     "save_pretrained": "torch.serial",
+    "scores_from": "torch.scores",
 }
 _CALLED = {"op_rule": "user_rule"}
 __all__ = [
     "Exported",
     "GradientScores",
+    "GroupSparsity",
     "Pruned",
+    "Removal",
     "analyse",
+    "carry_ema",
     "carry_over",
     "export",
     "from_pretrained",
@@ -56,6 +64,7 @@ __all__ = [
     "prune",
     "save",
     "save_pretrained",
+    "scores_from",
 ]
 
 
