@@ -28,9 +28,7 @@ class Against:
         double = pytree.tree_map(
             lambda t: t.double() if torch.is_tensor(t) and t.is_floating_point() else t, double
         )
-        self.inputs = (
-            [_rows(double, [0]), _rows(double, [1, 0])] if captured.dynamic else [double]
-        )
+        self.inputs = [_rows(double, [0]), _rows(double, [1, 0])] if captured.dynamic else [double]
         twin = Twin(captured, plan, dtype=torch.float64)
         with torch.no_grad():
             self.expected = [_leaves(twin(*args, **kwargs)) for args, kwargs in self.inputs]

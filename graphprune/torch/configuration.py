@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from graphprune.torch.attributes import Change
-from graphprune.torch.provenance import Equation, Traced, attributes, quiet
+from graphprune.torch.provenance import Equation, Traced
+from graphprune.torch.recording import attributes, quiet
 from graphprune.torch.solve import solve
 from graphprune.torch.tags import Attribute, Leaf, Origin, Tag, evaluate, leaves, origin_of
 

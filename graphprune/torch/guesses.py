@@ -14,7 +14,7 @@ from torch import nn
 from graphprune.plan import Plan, pruned_shape
 from graphprune.torch.attributes import Change, first_paths, owner
 from graphprune.torch.capture import Captured
-from graphprune.torch.provenance import attributes
+from graphprune.torch.recording import attributes
 from graphprune.torch.shapes import dims_of
 from graphprune.torch.slicing import parameter_cuts
 

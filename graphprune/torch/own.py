@@ -27,7 +27,8 @@ from graphprune.torch.configuration import configured, misleads, roots
 from graphprune.torch.copying import Copies
 from graphprune.torch.forward import Written, subclass, to_write
 from graphprune.torch.guesses import guesses
-from graphprune.torch.provenance import Traced, attributes, trace
+from graphprune.torch.provenance import Traced, trace
+from graphprune.torch.recording import attributes
 from graphprune.torch.rewrite import Edit
 from graphprune.torch.scales import folded, missing
 from graphprune.torch.solve import Solution, changes, solve
@@ -35,6 +36,9 @@ from graphprune.torch.tags import Attribute, Leaf, leaves
 
 #: Values that are tried for attributes that would have to be several numbers.
 _VARIANTS = 3
+
+#: Candidates that are traced for the scales of their attention, the last ones first.
+_FOLDS = 3
 
 Check = Callable[[nn.Module], str]
 
@@ -47,11 +51,14 @@ class Kept:
         module: A new instance of it, sliced; None where that is not possible.
         why: One line: how, or why not.
         changed: Everything that differs: `path.attribute: old -> new`.
+        folded: Name of a weight -> what it was multiplied with, of its old shape. Its gradient is that
+            of the masked original divided by this.
     """
 
     module: nn.Module | None
     why: str
     changed: tuple[str, ...] = ()
+    folded: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,22 +142,22 @@ class _Ladder:
     def configured(self, made: nn.Module, recipe: Recipe, done: tuple[str, ...]) -> Kept:
         """The candidate, its configuration changed too where that is right."""
         if not any(roots(self.module)):
-            return Kept(made, recipe.how, done)
+            return Kept(made, recipe.how, done, recipe.scale)
         try:
             self.trace()
             fields, others = configured(made, self.module, self.used)
         except Exception:  # the class cannot be built of other values
-            return Kept(made, recipe.how, done)
+            return Kept(made, recipe.how, done, recipe.scale)
         for more in ((*fields, *others), fields) if fields else ():
             try:
                 again, says = self.candidate(
                     replace(recipe, attributes=(*recipe.attributes, *more))
                 )
                 if not self.check(again) and not misleads(again, self.check):
-                    return Kept(again, recipe.how, says)
+                    return Kept(again, recipe.how, says, recipe.scale)
             except Exception:  # forward reads the configuration for something else
                 continue
-        return Kept(made, recipe.how, done)
+        return Kept(made, recipe.how, done, recipe.scale)
 
     def remedy(self) -> str:
         """What to do about weights that are computed from others, where some of them are cut."""
@@ -212,7 +219,7 @@ class _Ladder:
 
     def folds(self) -> Iterator[Recipe]:
         """Candidates that run but differ, with the scales of their attention folded into weights."""
-        for recipe in reversed(self.differ):
+        for recipe in self.differ[: -_FOLDS - 1 : -1]:
             try:
                 scaled = missing(self.captured, self.candidate(recipe)[0])
                 scale = folded(self.captured, scaled) if scaled else None

@@ -19,7 +19,8 @@ from torch import fx, nn
 
 from graphprune.torch.call import call_of, is_tensor, op_name
 from graphprune.torch.capture import Captured, Weights, mode
-from graphprune.torch.provenance import aligned, example, quiet
+from graphprune.torch.provenance import aligned
+from graphprune.torch.recording import example, quiet
 from graphprune.torch.shapes import dims_of
 
 _SAME = 1e-9

@@ -118,6 +118,10 @@ def test_a_scale_from_a_size_is_folded_into_the_queries() -> None:
     ratio = (attention.qkv.weight / taken).mean(1)
     torch.testing.assert_close(ratio[:16], torch.full((16,), 0.5**0.5))
     torch.testing.assert_close(ratio[16:], torch.ones(32))
+    factor = found.kept.folded["blocks.0.qkv.weight"]
+    assert factor.shape == (96, 32)
+    torch.testing.assert_close(factor[:32], torch.full_like(factor[:32], 0.5**0.5))
+    assert bool((factor[32:] == 1).all())
     lives_on(found, inputs)
 
 
