@@ -156,7 +156,7 @@ def capture(
         if errors:
             notes = (f"captured in eval mode, since train mode failed: {errors[0]}", *notes)
         captured = _of_program(program)
-        graph_module = switchable(captured.graph_module) if train else captured.graph_module
+        graph_module = captured.graph_module.train(train)
         return Captured(model, graph_module, inputs, named, train, captured.dynamic, tuple(notes))
     raise UnsupportedModelError(
         f"torch.export does not get through {type(model).__name__}: {errors[-1]}; check that it runs "
@@ -168,10 +168,12 @@ def _of_program(program: torch.export.ExportedProgram) -> Captured:
     example: Any = program.example_inputs or ((), {})
     exported = program.module(check_guards=False)
     assert isinstance(exported, fx.GraphModule)
-    graph_module = tidy(fx.GraphModule(exported, exported.graph))  # whose train() and eval() work
+    plain = fx.GraphModule(exported, exported.graph)  # whose train() and eval() work
+    graph_module = switchable(tidy(plain))
     inputs = [n.meta.get("val") for n in graph_module.graph.nodes if n.op == "placeholder"]
     dynamic = any(dynamic_axes(value) for value in inputs)
-    return Captured(None, graph_module, tuple(example[0]), dict(example[1]), False, dynamic)
+    args, kwargs = tuple(example[0]), dict(example[1])
+    return Captured(None, graph_module, args, kwargs, graph_module.training, dynamic)
 
 
 def _exported(

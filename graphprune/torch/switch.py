@@ -18,7 +18,10 @@ _COUNTER = "num_batches_tracked"
 
 
 def switchable(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A plain GraphModule that shares the weights of `graph_module` and has working modes."""
+    """A plain GraphModule that shares the weights of `graph_module` and has working modes.
+
+    In train mode if it was captured so.
+    """
     made = fx.GraphModule(graph_module, graph_module.graph)
     graph = made.graph
     for node in list(graph.nodes):
@@ -26,7 +29,7 @@ def switchable(graph_module: fx.GraphModule) -> fx.GraphModule:
             _switch(made, node)
     graph.lint()
     made.recompile()
-    made.train(True)
+    made.train(any(_is_flag(n) for n in graph.nodes))
     return made
 
 
@@ -62,6 +65,10 @@ def _switch(made: fx.GraphModule, node: fx.Node) -> None:
 def bernoulli(tensor: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     """Zeros and ones in train mode; in eval mode their mean, so that dividing by it gives one."""
     return tensor.bernoulli_(p) if training else tensor.fill_(p)
+
+
+def _is_flag(node: fx.Node) -> bool:
+    return node.op == "get_attr" and str(node.target).rpartition(".")[2] == "training"
 
 
 def _literal(node: fx.Node, name: str, place: int) -> Any:

@@ -145,12 +145,24 @@ def test_a_budget() -> None:
         gpt.prune(module, args, params=0.001)
 
 
-def test_programs_are_taken_too() -> None:
+@pytest.mark.parametrize("train", [False, True])
+def test_programs_are_taken_too(train: bool) -> None:
     module, args = cnn()
-    program = torch.export.export(module.eval(), args)
-    result = gpt.prune(program, channels=0.5)
+    program = torch.export.export(module.train(train), args)
+    result = gpt.prune(program, channels=0.5, align=1)
     assert result.kind == "graph"
-    assert result.report.pruned.params < result.report.original.params
+    assert result.report.pruned.params < 0.4 * result.report.original.params
+    result.module.eval()
+    assert torch.equal(result.module(*args), result.module(*args))
+
+
+def test_onnx_programs_are_taken_too() -> None:
+    pytest.importorskip("onnxscript")
+    from graphprune.torch.onnx_export import onnx_program
+
+    module, args = cnn()
+    result = gpt.prune(onnx_program(module, args), channels=0.5, align=1)
+    assert result.report.pruned.params < 0.4 * result.report.original.params
 
 
 class Branching(nn.Module):

@@ -11,10 +11,15 @@ from graphprune.torch.call import Call
 from graphprune.torch.context import AtenContext
 from graphprune.torch.resize import AtenResize
 
+_WEIGHT_NORM = (
+    "weight_norm takes a norm over it: bake it in first "
+    "(torch.nn.utils.parametrize.remove_parametrizations)"
+)
+
 
 @aten_rule(
     *("batch_norm", "native_batch_norm", "_native_batch_norm_legit"),
-    "_native_batch_norm_legit_functional",
+    *("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training"),
 )
 def batch_norm(ctx: AtenContext) -> None:
     """Scale, bias, running mean and variance of each channel (axis 1).
@@ -135,7 +140,7 @@ def _weight_norm(ctx: AtenContext) -> None:
     v = ctx.moved(0)
     axis = positive(int(ctx.arg("dim", 0)), v.rank)
     rest = [a for a in range(v.rank) if a != axis]
-    labels = ctx.alg.tie_across(v, rest, "a weight's norm runs over it")
+    labels = ctx.alg.tie_across(v, rest, _WEIGHT_NORM)
     g = ctx.labels(1)
     met = ctx.alg.meet([labels, g])
     ctx.adopt(1, met.operands[1])
