@@ -17,7 +17,7 @@ UNARY = (
     *("sigmoid", "sign", "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "sqrt"),
     *("square", "tan", "tanh", "threshold", "_to_copy", "trunc"),
     *("zero", "lift", "conj", "resolve_conj", "resolve_neg"),
-    *("_assert_tensor_metadata", "detach_copy"),
+    "detach_copy",
 )
 NARY = (
     *("__and__", "__or__", "__xor__", "__lshift__", "__rshift__"),

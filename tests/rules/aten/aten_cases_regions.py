@@ -23,8 +23,8 @@ def regions(rng: Rng, how: str) -> Example:
             "autocast off": lambda: torch.autocast("cpu", enabled=False),
         }
         with modes[how]():
-            gate = torch.sigmoid(b(x))
-        return last(a(x) * gate)
+            gate = torch.sigmoid(b(x)).to(torch.float64)
+        return last(a(x) * gate.to(torch.float64))
 
     return net.example(run, net.normal(net.batch, 3, n), units=c)
 
