@@ -117,15 +117,15 @@ def call_of(node: fx.Node) -> Call:
     optional: set[str] = set()
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        for i, argument in enumerate(_schema(target)):
-            if argument.optional:
-                optional.add(argument.name)
-            if i < len(node.args) and not argument.kwarg_only:
-                arguments[argument.name] = node.args[i]
-            elif argument.name in node.kwargs:
-                arguments[argument.name] = node.kwargs[argument.name]
-            elif argument.has_default:
-                arguments[argument.name] = argument.default
+        for i, known in enumerate(_schema(target)):
+            if known.optional:
+                optional.add(known.name)
+            if i < len(node.args) and not known.kwarg_only:
+                arguments[known.name] = node.args[i]
+            elif known.name in node.kwargs:
+                arguments[known.name] = node.kwargs[known.name]
+            elif known.has_default:
+                arguments[known.name] = known.default
     else:
         arguments = {str(i): a for i, a in enumerate(node.args)} | dict(node.kwargs)
     operands: list[fx.Node | None] = []
