@@ -63,9 +63,16 @@ class Oracle:
         self.inputs = tuple(examples(captured, seed))
         self._buffers_of = {n: b.clone() for n, b in self.twin.module.named_buffers()}
         self._known: dict[tuple[int, bool, bool], tuple[Any, ...]] = {}
+        self._folded: dict[str, torch.Tensor] = {}
 
     def difference(
-        self, module: nn.Module, *, train: bool = False, gradients: bool = True
+        self,
+        module: nn.Module,
+        *,
+        train: bool = False,
+        gradients: bool = True,
+        slack: float = 1.0,
+        folded: Mapping[str, torch.Tensor] | None = None,
     ) -> Difference:
         """How `module` differs from the masked original.
 
@@ -73,16 +80,19 @@ class Oracle:
             module: The user's class or a graph, pruned; not changed.
             train: In train mode, with dropout switched off; buffers are compared too.
             gradients: Compare the gradients of all parameters.
+            slack: How many times less equal than `TOLERANCE` is equal.
+            folded: Name of a weight -> what it was multiplied with, of its old shape (see `Kept`).
         """
+        self._folded = dict(folded or {})
         try:
             double = _double(module)
         except Exception as error:  # whatever a module's own __deepcopy__ raises
             return Difference(f"it cannot be copied: {_line(error)}")
-        found = self._all(double, train, gradients, 1.0)
+        found = self._all(double, train, gradients, slack)
         if "differs" in found.reason and not isinstance(module, fx.GraphModule):
-            slack = self._slack
-            if slack > 1:
-                found = self._all(double, train, gradients, slack)
+            rounded = self._slack
+            if rounded > slack:
+                found = self._all(double, train, gradients, rounded)
         return found
 
     def _all(self, double: nn.Module, train: bool, gradients: bool, slack: float) -> Difference:
@@ -138,6 +148,8 @@ class Oracle:
             expected = wanted_gradients.get(name)
             if expected is None:
                 return Difference(f"'{path}' has a gradient, in the original it has none")
+            if name in self._folded:  # of c * w, the gradient is that of w over c
+                expected = expected / self._folded[name].to(expected.dtype)
             expected = slice_tensor(expected, cuts.get(name, ()))
             if expected.shape != gradient.shape:
                 return Difference(f"the gradient of '{path}' has another shape")

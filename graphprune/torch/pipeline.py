@@ -37,6 +37,9 @@ from graphprune.torch.trace import analyse_captured
 
 Progress = Callable[..., None]
 
+_FOLDED = 1e3
+"""A weight that was multiplied is rounded once more: equal is then 1e-6."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Work:
@@ -126,9 +129,12 @@ def keep_stage(work: _Work) -> _Work:
     oracle = work.oracle or Oracle(work.captured, work.known_plan, work.options.seed)
 
     def check(candidate: nn.Module) -> str:
-        return oracle.difference(candidate, gradients=False).reason
+        return oracle.difference(candidate, gradients=False, slack=_FOLDED).reason
 
     kept = own_class(work.captured, work.known_plan, work.edits, check, fold=work.fold)
+    if kept.module is not None and not kept.folded:
+        reason = oracle.difference(kept.module, gradients=False).reason
+        kept = Kept(None, reason) if reason else kept
     if kept.module is None and work.own:
         raise CertificateError(
             f"{type(work.captured.module).__name__} cannot be kept as it is: {kept.why}; take the "
@@ -142,7 +148,9 @@ def certify_stage(work: _Work) -> _Work:
     if not work.options.verify or not work.known_plan.initializers:
         return work
     oracle = work.oracle or Oracle(work.captured, work.known_plan, work.options.seed)
-    found = oracle.difference(work.result)
+    folded = work.kept.folded if work.kept is not None else {}
+    slack = _FOLDED if folded else 1.0
+    found = oracle.difference(work.result, slack=slack, folded=folded)
     if not found.reason and work.captured.training and work.result is work.made:
         trained = oracle.difference(work.result, train=True, gradients=False)
         found = replace(found, reason=trained.reason, checked=found.checked + trained.checked)

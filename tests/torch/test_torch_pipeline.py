@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
-from torch_nets import cnn, literal, transformer  # noqa: E402
+from torch_nets import Fused, cnn, literal, transformer  # noqa: E402
 
 import graphprune.torch as gpt  # noqa: E402
 from graphprune.errors import (  # noqa: E402
@@ -63,6 +63,20 @@ def test_heads_and_their_dims() -> None:
     assert (result.module.attention.num_heads, result.module.attention.head_dim) == (2, 4)
     assert result.module.attention.scale == 8**-0.5
     assert result.report.certificate["status"] == "exact"
+
+
+def test_a_scale_that_forward_computes_is_folded() -> None:
+    """Of the new head size, so the queries take the factor up; not where momentum is to follow."""
+    module, args = transformer(Fused)
+    before = state(module)
+    result = gpt.prune(module, args, head_dims=0.5, align=1)
+    assert result.kind == "module"
+    assert "folded" in result.why
+    assert result.report.certificate["status"] == "exact"
+    assert result.report.certificate["max_rel_error"] < 1e-6
+    assert unchanged(module, before)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    assert gpt.prune(module, args, head_dims=0.5, align=1, optimizer=optimizer).kind == "graph"
 
 
 def test_a_graph_trains_and_switches() -> None:
