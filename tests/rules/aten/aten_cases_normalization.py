@@ -26,7 +26,12 @@ def batch_norm(rng: Rng, how: tuple[type[nn.Module], int]) -> Example:
     return net.example(lambda x: last(torch.relu(norm(a(x)))), x, units=c)
 
 
-@case("native_batch_norm", "_native_batch_norm_legit_functional", "_native_batch_norm_legit")
+@case(
+    "native_batch_norm",
+    "_native_batch_norm_legit_functional",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+)
 def raw_batch_norm(rng: Rng, op: str) -> Example:
     net = Net(rng)
     n, c = 3, net.size(4, 8)
@@ -38,6 +43,8 @@ def raw_batch_norm(rng: Rng, op: str) -> Example:
         h = a(x)
         if op == "native_batch_norm":
             y = aten.native_batch_norm(h, scale(), bias(), mean(), var(), False, 0.1, 1e-5)[0]
+        elif op == "_native_batch_norm_legit_no_training":
+            y = getattr(aten, op)(h, scale(), bias(), mean(), var(), 0.1, 1e-5)[0]
         elif op == "_native_batch_norm_legit":
             found = aten._native_batch_norm_legit.no_stats
             y = found(h, scale(), bias(), True, 0.1, 1e-5)[0]
