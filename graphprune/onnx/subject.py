@@ -23,7 +23,6 @@ from graphprune.rewrite import rewrite
 from graphprune.rules.context import node_name
 from graphprune.selection.cost import CostModel
 
-
 _EXPORTER_ORIGIN = "pkg.onnxscript.optimizer.folded_from"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from graphprune.plan import Plan, pruned_shape
 from graphprune.torch.capture import Captured
@@ -201,12 +202,12 @@ class Standard:
 def _shape(module: nn.Module, name: str) -> tuple[int, ...] | None:
     """Shape of a weight; old-style weight_norm and spectral_norm keep it under another name."""
     for kept in (name, f"{name}_orig", f"{name}_v"):
-        found = module._parameters.get(kept)
+        found: torch.Tensor | None = module._parameters.get(kept)
         if found is None and kept == name:
             found = module._buffers.get(kept)
         if found is not None:
             return tuple(found.shape)
-    if hasattr(module, "parametrizations") and name in module.parametrizations:
+    if parametrize.is_parametrized(module, name):
         with torch.no_grad():
             found = getattr(module, name)
         return tuple(found.shape)

@@ -53,7 +53,9 @@ def configured(
         values = _confirmed(part, found, values)
         changes += [Change(path, field.name, old[field], v) for field, v in values.items()]
         for place, origin, before, became, sure in found:
-            value = evaluate(origin, {**old, **values})
+            known: dict[Leaf, int] = dict(old)
+            known.update(values.items())
+            value = evaluate(origin, known)
             name = place.rpartition(".")[2]
             owner = f"{path}.{place.rpartition('.')[0]}".strip(".")
             if not sure and value is not None and value not in (before, became):

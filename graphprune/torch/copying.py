@@ -112,7 +112,7 @@ def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """`new` as an instance of the class of `old`, with what users hang on parameters."""
     if type(old) is not type(new) and isinstance(new, nn.Parameter):
         try:
-            new.__class__ = type(old)
+            new.__class__ = type(old)  # type: ignore[assignment]
         except TypeError:
             return new
     if isinstance(old, nn.Parameter):

@@ -96,7 +96,7 @@ def _subclass(cls: type[nn.Module], changes: tuple[Written, ...]) -> type[nn.Mod
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     root, changes = type(self)._graphprune_written  # type: ignore[attr-defined]
-    state = self.__getstate__()
+    state = self.__getstate__()  # type: ignore[no-untyped-call]
     return instance, (root, changes), state
 
 
@@ -147,9 +147,11 @@ def _write(call: ast.Call, change: Written) -> bool:
     target = call.args[0] if starred else old
     if target is None:
         return False
-    new: ast.expr = ast.Constant(change.new)
+    new: ast.expr
     if isinstance(change.new, tuple):
         new = ast.List([ast.Constant(n) for n in change.new], ast.Load())
+    else:
+        new = ast.Constant(change.new)
     holder = _argument(call, place)
     if starred or (place.entry >= 0 and target is holder):
         # The argument is made elsewhere: one entry of it is replaced when it comes.

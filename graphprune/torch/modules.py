@@ -102,9 +102,9 @@ class MultiheadAttention(nn.MultiheadAttention):
         wide, narrow = self.num_heads * self.query_dim, self.num_heads * self.value_dim
         sizes = [wide, wide, narrow]
         bias = self.in_proj_bias
-        biases = [None, None, None] if bias is None else list(bias.split(sizes))
+        biases = [None, None, None] if bias is None else list(torch.split(bias, sizes))
         if self.in_proj_weight is not None:
-            weights = list(self.in_proj_weight.split(sizes))
+            weights = list(torch.split(self.in_proj_weight, sizes))
         else:
             weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
         q = F.linear(query, weights[0], biases[0])
@@ -116,9 +116,9 @@ class MultiheadAttention(nn.MultiheadAttention):
         if self.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         return (
-            q.unflatten(-1, (self.num_heads, self.query_dim)).transpose(1, 2),
-            k.unflatten(-1, (self.num_heads, self.query_dim)).transpose(1, 2),
-            v.unflatten(-1, (self.num_heads, self.value_dim)).transpose(1, 2),
+            torch.unflatten(q, -1, (self.num_heads, self.query_dim)).transpose(1, 2),
+            torch.unflatten(k, -1, (self.num_heads, self.query_dim)).transpose(1, 2),
+            torch.unflatten(v, -1, (self.num_heads, self.value_dim)).transpose(1, 2),
         )
 
     def _mask(
@@ -134,7 +134,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         if given is not None:
             mask = _additive(given, dtype)
             if mask.dim() == 3:
-                mask = mask.unflatten(0, (batch, self.num_heads))
+                mask = torch.unflatten(mask, 0, (batch, self.num_heads))
             mask = F.pad(mask, (0, keys - mask.shape[-1]))
         if padding is not None:
             spread = _additive(padding, dtype)

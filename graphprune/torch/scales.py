@@ -110,7 +110,7 @@ def _attention_scale(node: fx.Node) -> float:
         return float(given)
     dims = dims_of(arguments["query"].meta.get("val"))
     assert dims is not None
-    return float(dims[-1]) ** -0.5
+    return float(dims[-1] ** -0.5)
 
 
 def folded(captured: Captured, scaled: tuple[Scaled, ...]) -> dict[str, torch.Tensor] | None:
@@ -194,7 +194,7 @@ class _Fold:
         sizes = [(dims_of(p.meta["val"]) or (0,))[axis] for p in parts if isinstance(p, fx.Node)]
         if sum(sizes) != rows.numel() or len(sizes) != len(parts):
             return False
-        pieces = rows.split(sizes)
+        pieces = torch.split(rows, sizes)
         return all(
             not bool(some.any()) or self._weight(part, some, factor, axis, rank)
             for part, some in zip(parts, pieces, strict=True)
@@ -224,8 +224,8 @@ def _reach(source: fx.Node, target: fx.Node, channel: int) -> torch.Tensor | Non
 
     with torch.enable_grad():
         for node in between:
-            args = fx.node.map_arg(node.args, value)
-            kwargs = fx.node.map_arg(node.kwargs, value)
+            args: Any = fx.node.map_arg(node.args, value)
+            kwargs: Any = fx.node.map_arg(node.kwargs, value)
             if node.target is operator.getitem:
                 values[node] = args[0][args[1]]
             else:
@@ -240,7 +240,8 @@ def _reach(source: fx.Node, target: fx.Node, channel: int) -> torch.Tensor | Non
         weights = torch.rand(result.shape, generator=generator, dtype=result.dtype) + 0.5
         (gradient,) = torch.autograd.grad((result * weights).sum(), values[source])
     others = [a for a in range(gradient.ndim) if a != channel]
-    return gradient.abs().amax(others) > 0 if others else gradient.abs() > 0
+    size: torch.Tensor = gradient.abs()
+    return (size.amax(others) if others else size) > 0
 
 
 def _between(source: fx.Node, target: fx.Node) -> list[fx.Node]:

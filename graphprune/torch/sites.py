@@ -172,7 +172,8 @@ def _unpacked(
 
 def _located(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[int | str, int]]:
     """(argument, entry) of every integer, in the order of `tags.numbers`."""
-    for key, value in [*enumerate(args), *kwargs.items()]:
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for key, value in given:
         if isinstance(value, bool):
             continue
         if isinstance(value, int):

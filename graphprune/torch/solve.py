@@ -33,7 +33,8 @@ def solve(traced: Traced, known: Mapping[Attribute, int]) -> Solution:
         traced: The equations.
         known: Attributes that have their new value already.
     """
-    values: dict[Leaf, int] = {**traced.sizes, **known}
+    values: dict[Leaf, int] = dict(traced.sizes)
+    values.update(known.items())
     conflicts: dict[Attribute, tuple[int, ...]] = {}
     left = [e for e in traced.equations if _unknown(e, values) and _followed(e, values)]
     while left:

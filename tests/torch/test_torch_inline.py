@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn
+from torch import Tensor, nn  # noqa: E402
 
-from graphprune.torch.capture import capture
+from graphprune.torch.capture import capture  # noqa: E402
 
 
 class Gated(nn.Module):

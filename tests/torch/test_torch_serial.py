@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from models_zoo.builders.torchvision_shim import torchvision  # noqa: E402
 from torch_nets import Cnn, Transformer, cnn, transformer  # noqa: E402
 
 import graphprune.torch as gpt  # noqa: E402
 from graphprune.errors import UsageError  # noqa: E402
+from models_zoo.builders.torchvision_shim import torchvision  # noqa: E402
 
 
 @pytest.mark.parametrize(("make", "fresh"), [(cnn, Cnn), (transformer, Transformer)])
