@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -153,15 +154,53 @@ def capture(
         except Exception as error:  # torch.export raises whatever the module or dynamo raises
             errors.append(_first_line(error))
             continue
-        if errors:
-            notes = (f"captured in eval mode, since train mode failed: {errors[0]}", *notes)
         captured = _of_program(program)
         graph_module = captured.graph_module.train(train)
+        if train:
+            doubt, note = _in_eval_mode(model, graph_module, inputs, named)
+            if doubt:
+                errors.append(doubt)
+                continue
+            notes = (*notes, note) if note else notes
+        if errors:
+            notes = (f"captured in eval mode, since train mode failed: {errors[0]}", *notes)
         return Captured(model, graph_module, inputs, named, train, captured.dynamic, tuple(notes))
     raise UnsupportedModelError(
         f"torch.export does not get through {type(model).__name__}: {errors[-1]}; check that it runs "
         "on the example inputs, and that nothing in forward depends on the contents of tensors"
     )
+
+
+def _in_eval_mode(
+    module: nn.Module, graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, str]:
+    """Whether a graph of train mode, switched to eval mode, is the module in eval mode.
+
+    Returns:
+        Why not, and what there is to be noted: both empty where it is.
+    """
+    with mode(module, False), mode(graph, False), torch.no_grad():
+        buffers = {name: b.clone() for name, b in module.named_buffers()}
+        try:
+            wanted, got = (_tensors(m(*args, **kwargs)) for m in (module, graph))
+        except Exception as error:  # a graph of one batch size may not take the example's
+            return f"its graph does not run in eval mode ({_first_line(error)})", ""
+        finally:
+            for name, buffer in module.named_buffers():
+                buffer.copy_(buffers[name])
+    for a, b in zip(wanted, got, strict=False):
+        size = float(a.abs().max()) if a.numel() else 0.0
+        if a.shape != b.shape or (a - b).abs().max() > 1e-3 * max(size, 1e-12):
+            return "its graph computes something else in eval mode (random numbers of its own?)", ""
+    if len(wanted) > len(got):
+        return "it gives fewer outputs in train mode", ""
+    more = len(got) - len(wanted)
+    return "", f"in train mode it gives {more} more outputs than in eval mode" if more else ""
+
+
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(outputs)
+    return [t.double() for t in leaves if isinstance(t, torch.Tensor) and t.numel()]
 
 
 def _of_program(program: torch.export.ExportedProgram) -> Captured:
@@ -183,8 +222,7 @@ def _exported(
     dynamic_shapes: Any,
     train: bool,
 ) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
-    with mode(module, train), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with mode(module, train), _quiet():
         if dynamic_shapes is not None:
             return torch.export.export(
                 module, args, kwargs or None, dynamic_shapes=dynamic_shapes
@@ -200,6 +238,19 @@ def _exported(
             note = f"captured for one batch size, since a dynamic one failed: {_first_line(error)}"
             return torch.export.export(module, args, kwargs or None), (note,)
         return program, ()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Where one way of tracing fails another is tried: what the first prints would only alarm."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _by_name(module: nn.Module, shapes: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
