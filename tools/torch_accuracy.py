@@ -1,7 +1,7 @@
 """Iterative pruning with fine-tuning on the real CNN, beside Torch-Pruning with the same training.
 
     python -m tools.torch_accuracy --weights resnet-fashion.pt --json FILE [--peer FOLDER]
-        [--out docs/accuracy.md] [--seeds 0 1 2] [--images 20000] [--epochs 1 1 2]
+        [--only GLOB ...] [--out docs/accuracy.md] [--seeds 0 1 2] [--images 20000] [--epochs 1 1 2]
 
 The ResNet-14 on Fashion-MNIST of models_zoo/recipes (train it with that recipe, which leaves a .pt) is
 pruned to a quarter of its multiply-adds in steps, each followed by epochs of the same loop on the
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def main() -> int:
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=["*"], help="globs of methods")
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--epochs", type=int, nargs="+", default=[1, 1, 2])
     given = parser.parse_args()
@@ -162,6 +164,8 @@ def main() -> int:
     for seed in given.seeds:
         for name, method in METHODS.items():
             key = f"{name} | {seed} | {given.images} | {given.epochs}"
+            if not any(fnmatchcase(name, glob) for glob in given.only):
+                continue
             if key in known or (name.startswith("Torch-Pruning") and not given.peer):
                 continue
             model = ResNet()
