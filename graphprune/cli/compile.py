@@ -61,7 +61,8 @@ def compile_(
         typer.Option(
             "--criterion",
             metavar="NAME",
-            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random, or energy with --calib.",
+            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random, or, with "
+            "--calib, energy: what a refit cannot bring back.",
             rich_help_panel=opt.WHAT,
         ),
     ] = "l2",

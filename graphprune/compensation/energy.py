@@ -158,14 +158,15 @@ def covariances(
 
 def _eliminate(size: int, readers: Sequence[tuple[_Reader, Array]]) -> Array:
     """Units taken away one by one, the cheapest first: what each cost, never less than before."""
-    inverses, columns, weights = [], [], []
+    inverses, columns, weights, floors = [], [], [], []
     for reader, moments in readers:
         diagonal = np.diagonal(moments)
         scale = diagonal.mean() or 1.0
         total = float((diagonal * reader.energy).sum()) or 1.0
         wide = len(moments) > _WIDEST
         base = np.diag(diagonal) if wide else moments
-        inverses.append(np.linalg.inv(base + _SHRINK * scale * np.eye(len(base))))
+        floors.append(_SHRINK * scale)
+        inverses.append(np.linalg.inv(base + floors[-1] * np.eye(len(base))))
         columns.append([np.flatnonzero(reader.units == u) for u in range(size)])
         weights.append(reader.energy / total)
     left = np.ones(size, bool)
@@ -173,8 +174,11 @@ def _eliminate(size: int, readers: Sequence[tuple[_Reader, Array]]) -> Array:
     highest = 0.0
     for _ in range(size):
         cost = np.zeros(size)
-        for (reader, _), inverse, share in zip(readers, inverses, weights, strict=True):
-            own = share / np.maximum(np.diagonal(inverse), 1e-30)
+        for (reader, _), inverse, share, floor in zip(
+            readers, inverses, weights, floors, strict=True
+        ):
+            energy = 1 / np.maximum(np.diagonal(inverse), 1e-30) - floor
+            own = share * np.where(np.isinf(np.diagonal(inverse)), 0, np.maximum(energy, 0))
             here = reader.units >= 0
             cost += np.bincount(reader.units[here], weights=own[here], minlength=size)
         unit = int(np.where(left, cost, np.inf).argmin())

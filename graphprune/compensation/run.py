@@ -55,9 +55,7 @@ def compensate(
     try:
         before = compare_on(original, pruned, judge, threads=threads)
         work(copy)
-        gain = [
-            _damage(compare_on(original, m, choose, threads=threads)) for m in (pruned, copy)
-        ]
+        gain = [_damage(compare_on(original, m, choose, threads=threads)) for m in (pruned, copy)]
     except (UnsupportedModelError, ir.passes.PassError) as error:
         cause = error.__cause__ if isinstance(error, ir.passes.PassError) else error
         if not isinstance(cause, UnsupportedModelError):

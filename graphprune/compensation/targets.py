@@ -22,7 +22,7 @@ from graphprune.rules.context import is_weight
 Array = np.ndarray[Any, Any]
 Dims = Mapping[str, tuple[int, ...]]
 
-ROWS = 16384
+ROWS = 32768
 """Rows of each layer that are looked at, spread over all calibration inputs."""
 
 MEMORY = 512 << 20
