@@ -464,6 +464,12 @@ def verify(
     loaded = load(_source(original))
     if plan.source_sha256 and plan.source_sha256 != loaded.sha256:
         raise UsageError("the plan was made for another model (its source_sha256 differs)")
+    smaller = load(_source(pruned)).model
+    if "graphprune.refitted_layers" in smaller.metadata_props:
+        raise UsageError(
+            "the pruned model was refitted to calibration inputs after it was proven, so that its "
+            "weights are not those of the original: verify what compile makes without --calib"
+        )
     model = canonicalise(loaded.model)
     bindings: Sequence[Mapping[str, int]] | None = None
     if dims:
@@ -471,7 +477,7 @@ def verify(
     report = progress or (lambda *_: None)
     certificate = certify(
         model,
-        load(_source(pruned)).model,
+        smaller,
         plan,
         bindings=bindings,
         seed=seed,

@@ -16,6 +16,9 @@ from graphprune.passes.compensate import CompensatePass
 from graphprune.plan import Plan
 from graphprune.report.model import DriftReport
 
+REFITTED = "graphprune.refitted_layers"
+"""Metadata of a model whose weights are no longer slices of the original's."""
+
 
 def compensate(
     original: ir.Model,
@@ -66,6 +69,8 @@ def compensate(
     if not gain[1] <= gain[0]:
         copy, refitted = pruned, 0
         notes.append("compensation did not bring held-out outputs closer: the weights stay")
+    if refitted:
+        copy.metadata_props[REFITTED] = str(refitted)
     after = compare_on(original, copy, judge, threads=threads)
     report = DriftReport(
         samples=data.samples,

@@ -83,9 +83,7 @@ def _wide(value: ir.Value) -> bool:
     return tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) >= 2
 
 
-def _target(
-    layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int]
-) -> Target | None:
+def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int]) -> Target | None:
     output = layer.output
     name = output.name or ""
     cuts = plan.tensors.get(name, ())

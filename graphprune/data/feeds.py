@@ -137,7 +137,9 @@ def _named(item: Stack | Feed, inputs: Mapping[str, ir.Value]) -> dict[str, Arra
         raise UsageError(f"{item.name} is one array, but the model has inputs {wanted}")
     missing = [n for n in inputs if n not in arrays]
     if missing:
-        raise UsageError(f"{item.name} has no array '{missing[0]}': the model's inputs are {wanted}")
+        raise UsageError(
+            f"{item.name} has no array '{missing[0]}': the model's inputs are {wanted}"
+        )
     unknown = [n for n in arrays if n not in inputs]
     if unknown:
         raise UsageError(f"{item.name} has '{unknown[0]}', but the model's inputs are {wanted}")

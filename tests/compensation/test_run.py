@@ -55,6 +55,14 @@ def test_the_drift_is_measured_on_what_nothing_was_fitted_to(criterion: str) -> 
     json.loads(result.report.dumps())
 
 
+def test_a_refitted_model_is_not_called_wrong() -> None:
+    """Verify compares with slices of the original's weights, which these are no more."""
+    result = graphprune.compile(mlp(), channels=0.5, calib=data(), **QUICK)
+    assert int(result.model.metadata_props["graphprune.refitted_layers"]) >= 1
+    with pytest.raises(UsageError, match="refitted to calibration inputs"):
+        graphprune.verify(mlp(), result.model, plan=result.plan)
+
+
 def test_without_calibration_there_is_no_drift() -> None:
     assert graphprune.compile(mlp(), channels=0.5, **QUICK).report.to_json()["drift"] is None
 
