@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.compensation.linear import Linear, channel_axis, linear_of, output_rows
+from graphprune.onnx.operands import op_names
 from graphprune.onnx.runtime import Session
 from graphprune.plan import Cut, Plan, pruned_shape, take
 from graphprune.rules.context import is_weight
@@ -27,6 +28,12 @@ ROWS = 32768
 
 MEMORY = 512 << 20
 """Bytes for the targets of all layers together; with more channels there are fewer rows."""
+
+_LINEAR = op_names(
+    "Conv ConvTranspose ConvInteger QLinearConv FusedConv Gemm FusedGemm MatMul FusedMatMul "
+    "MatMulInteger QLinearMatMul DynamicQuantizeMatMul MatMulNBits Einsum Attention QAttention LSTM "
+    "GRU RNN DynamicQuantizeLSTM"
+)
 
 _CHUNK = 256 << 20
 """Bytes of the original's activations that one run hands out."""
@@ -73,14 +80,15 @@ def find_targets(model: ir.Model, plan: Plan, dims: Dims) -> tuple[list[Target],
         target = None if layer is None else _target(layer, plan, dims, order)
         if target is not None:
             targets.append(target)
-        elif any(v is not None and is_weight(v) and _wide(v) for v in node.inputs[1:]):
+        elif node.op_type in _LINEAR and any(map(_is_matrix, node.inputs[1:])):
             left.append(node.name or node.outputs[0].name or node.op_type)
     return targets, left
 
 
-def _wide(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) >= 2
+def _is_matrix(value: ir.Value | None) -> bool:
+    if value is None or not is_weight(value) or value.const_value is None:
+        return False
+    return len(value.const_value.shape) >= 2
 
 
 def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int]) -> Target | None:
