@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 from graphprune.errors import UsageError
 
-CRITERIA = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random")
+CRITERIA = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random", "energy")
 
 
 def norm_order(criterion: str) -> float | None:
@@ -35,7 +36,8 @@ class Options:
         params: Of the model's parameters, at most.
         macs: Of the model's multiply-adds, at most.
         align: Grid of physical widths: a number, or `auto`.
-        criterion: `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`.
+        criterion: `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`, or `energy` (with `calib`: what the
+            layers that read a unit lose).
         scope: `local` (the same ratio everywhere) or `global` (one threshold over the model).
         heads: Of each attention's heads; None: as `channels`.
         head_dims: Of the dimensions inside heads; None: they are left.
@@ -50,6 +52,9 @@ class Options:
         seed: Of random inputs and the random criterion.
         bench: Time both models.
         verify: Prove the result.
+        calib: Calibration inputs: files, a folder, `module:callable`, or from Python arrays, feeds
+            or a callable (`graphprune.data.source`). With them the layers behind a cut are refitted.
+        calib_samples: As many of them at most.
         allow_slower: Return a slower model, or an unchanged one, without an error.
     """
 
@@ -72,6 +77,8 @@ class Options:
     bench: bool = True
     verify: bool = True
     allow_slower: bool = False
+    calib: Any = field(default=None, compare=False)
+    calib_samples: int = 256
 
     def __post_init__(self) -> None:
         for name in ("only", "exclude"):
@@ -98,11 +105,13 @@ class Options:
         if len(budgets) > 1:
             raise UsageError(f"give one of {' and '.join(budgets)}, not several")
         norm_order(self.criterion)
+        if self.criterion == "energy" and self.calib is None:
+            raise UsageError("criterion 'energy' needs calibration inputs: give calib (--calib)")
         if self.scope not in ("local", "global"):
             raise UsageError(f"scope '{self.scope}' is neither 'local' nor 'global'")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
             raise UsageError(f"align '{self.align}' is neither 'auto' nor a number of channels")
-        for name, least in (("threads", 1), ("seed", 0)):
+        for name, least in (("threads", 1), ("seed", 0), ("calib_samples", 8)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} {getattr(self, name)} is out of range: at least {least}")
 
@@ -115,4 +124,8 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the report."""
-        return {**asdict(self), "group_ratio": [list(p) for p in self.group_ratio]}
+        calib = self.calib  # arrays and callables do not go into a report
+        if calib is not None and not isinstance(calib, str):
+            calib = str(calib) if isinstance(calib, PathLike) else "given in memory"
+        plain = asdict(replace(self, calib=calib))
+        return {**plain, "group_ratio": [list(p) for p in self.group_ratio]}

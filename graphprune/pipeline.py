@@ -1,6 +1,6 @@
 """The compile pipeline: one visible tuple of stages, each of which adds to what is known.
 
-load -> run -> decide -> rewrite -> certify -> measure -> report
+load -> run -> decide -> rewrite -> certify -> compensate -> measure -> report
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from graphprune.plan import Plan, Unpruned
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
     from graphprune.certify.copy_check import CopyCheck
+    from graphprune.data.feeds import Calibration
+    from graphprune.decide import Scores
     from graphprune.measure.latency import Latency
     from graphprune.onnx.runtime import Session, Trial
-    from graphprune.report.model import Report
+    from graphprune.report.model import DriftReport, Report
 
 __all__ = ["Options", "Result", "analyse", "compile", "verify"]
 
@@ -71,6 +73,8 @@ class Work:
     copied: CopyCheck | None = None
     certificate: Certificate | None = None
     latency: Latency | None = None
+    calibration: Calibration | None = None
+    drift: DriftReport | None = None
     report: Report | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -99,7 +103,14 @@ class Work:
 def load_stage(work: Work) -> Work:
     """Read, check and canonicalise; a model in memory is never changed."""
     loaded = load(work.source)
-    return replace(work, loaded=loaded, original=canonicalise(loaded.model))
+    calibration = None
+    if work.options.calib is not None:
+        from graphprune.data.feeds import read_calibration
+
+        options = work.options
+        calibration = read_calibration(options.calib, loaded.model, options.calib_samples)
+    original = canonicalise(loaded.model)
+    return replace(work, loaded=loaded, original=original, calibration=calibration)
 
 
 def run_stage(work: Work) -> Work:
@@ -152,9 +163,30 @@ def decide_stage(work: Work) -> Work:
     from graphprune.onnx.subject import decide_model
 
     plan, graph = decide_model(
-        work.known_model, work.known_shapes, work.options, work.loaded.sha256, work.progress
+        work.known_model,
+        work.known_shapes,
+        work.options,
+        work.loaded.sha256,
+        work.progress,
+        scores=_scores(work),
     )
     return replace(work, plan=plan, graph=graph)
+
+
+def _scores(work: Work) -> Scores | None:
+    """Scores that come from calibration inputs, for the criterion that needs them."""
+    if work.options.criterion != "energy" or work.calibration is None:
+        return None
+    from graphprune.compensation.energy import energy_scores
+    from graphprune.onnx.subject import OnnxSubject
+
+    assert work.loaded is not None
+    subject = OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
+    feeds = [batch.feeds for batch in work.calibration.fit]
+    threads, seed = work.options.threads, work.options.seed
+    return lambda graph, names: energy_scores(
+        subject.model, graph, names, subject.weight, feeds, threads=threads, seed=seed
+    )
 
 
 def _of_module(work: Work, plan: Plan) -> Plan:
@@ -184,7 +216,13 @@ def rewrite_stage(work: Work) -> Work:
 
     def again(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
         return decide_model(
-            work.known_model, work.known_shapes, work.options, sha256, work.progress, refused
+            work.known_model,
+            work.known_shapes,
+            work.options,
+            sha256,
+            work.progress,
+            refused,
+            _scores(work),
         )
 
     bindings = [s.binding for s in work.known_shapes]
@@ -239,6 +277,25 @@ def _compare_copy(work: Work) -> Work:
     return replace(work, copied=found)
 
 
+def compensate_stage(work: Work) -> Work:
+    """Refit what is behind a cut to calibration inputs; what was proven is the model before."""
+    if work.calibration is None or not work.known_plan.tensors:
+        return work
+    from graphprune.compensation.run import compensate
+
+    model, drift, notes = compensate(
+        work.known_model,
+        work.result,
+        work.known_plan,
+        work.known_shapes[0],
+        work.calibration,
+        threads=work.options.threads,
+        seed=work.options.seed,
+        progress=lambda share: work.progress("compensate", share),
+    )
+    return replace(work, pruned=model, drift=drift, warnings=(*work.warnings, *notes))
+
+
 def measure_stage(work: Work) -> Work:
     """Time both models. Where the result is slower, try coarser widths; else it is an error."""
     if not work.options.bench or work.timed is None:
@@ -255,7 +312,7 @@ def measure_stage(work: Work) -> Work:
             warnings=(*work.warnings, note),
         )
         try:
-            for stage in (decide_stage, rewrite_stage, certify_stage):
+            for stage in (decide_stage, rewrite_stage, certify_stage, compensate_stage):
                 again = stage(again)
         except NothingGainedError:  # nothing is on that grid
             break
@@ -306,6 +363,7 @@ def report_stage(work: Work) -> Work:
         timings=work.timings,
         warnings=work.warnings,
         original_bytes=work.loaded.original_size_bytes,
+        drift=work.drift,
     )
     return replace(work, report=report)
 
@@ -316,6 +374,7 @@ STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
     ("decide", decide_stage),
     ("rewrite", rewrite_stage),
     ("certify", certify_stage),
+    ("compensate", compensate_stage),
     ("measure", measure_stage),
     ("report", report_stage),
 )
@@ -405,6 +464,12 @@ def verify(
     loaded = load(_source(original))
     if plan.source_sha256 and plan.source_sha256 != loaded.sha256:
         raise UsageError("the plan was made for another model (its source_sha256 differs)")
+    smaller = load(_source(pruned)).model
+    if "graphprune.refitted_layers" in smaller.metadata_props:
+        raise UsageError(
+            "the pruned model was refitted to calibration inputs after it was proven, so that its "
+            "weights are not those of the original: verify what compile makes without --calib"
+        )
     model = canonicalise(loaded.model)
     bindings: Sequence[Mapping[str, int]] | None = None
     if dims:
@@ -412,7 +477,7 @@ def verify(
     report = progress or (lambda *_: None)
     certificate = certify(
         model,
-        load(_source(pruned)).model,
+        smaller,
         plan,
         bindings=bindings,
         seed=seed,

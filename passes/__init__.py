@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphprune.passes.compensate import CompensatePass
     from graphprune.passes.drop_empty import DropEmptyPass
     from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
     from graphprune.passes.drop_zero_states import DropZeroStatesPass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from graphprune.passes.stamp import StampPass
 
 _WHERE = {
+    "CompensatePass": "compensate",
     "DropEmptyPass": "drop_empty",
     "DropIdentityGathersPass": "drop_identity_gathers",
     "DropZeroStatesPass": "drop_zero_states",
@@ -26,6 +28,7 @@ _WHERE = {
     "StampPass": "stamp",
 }
 __all__ = [
+    "CompensatePass",
     "DropEmptyPass",
     "DropIdentityGathersPass",
     "DropZeroStatesPass",

@@ -99,6 +99,29 @@ def compare_io(
     )
 
 
+def compare_on(
+    original: ir.Model,
+    pruned: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    threads: int = 1,
+) -> tuple[OutputDrift, ...]:
+    """How far each output moved on given inputs.
+
+    Args:
+        original: The model before.
+        pruned: The model after.
+        feeds: Inputs, batch by batch.
+        threads: Of onnxruntime.
+
+    Raises:
+        UnsupportedModelError: One of the models does not run on them.
+    """
+    with Session(original, threads=threads) as first, Session(pruned, threads=threads) as second:
+        pairs = [(first.run(feed), second.run(feed)) for feed in feeds]
+    return tuple(_drift(v.name or "", pairs) for v in original.graph.outputs)
+
+
 def _drift(name: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> OutputDrift:
     largest = squares = error = dot = others = 0.0
     for before, after in pairs:

@@ -61,7 +61,8 @@ def compile_(
         typer.Option(
             "--criterion",
             metavar="NAME",
-            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale or random.",
+            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random, or, with "
+            "--calib, energy: what a refit cannot bring back.",
             rich_help_panel=opt.WHAT,
         ),
     ] = "l2",
@@ -109,6 +110,25 @@ def compile_(
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            "--calib",
+            metavar="SOURCE",
+            help="Unlabelled inputs to refit the pruned model with: .npz or .npy files, a folder of "
+            "them, or module:callable that yields feeds.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    calib_samples: Annotated[
+        int,
+        typer.Option(
+            "--calib-samples",
+            metavar="N",
+            help="Use as many calibration samples at most.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = 256,
     output: opt.Output = None,
     save_plan: Annotated[
         str | None,
@@ -173,6 +193,8 @@ def compile_(
         "bench": not no_bench,
         "verify": not no_verify,
         "allow_slower": allow_slower,
+        "calib": calib,
+        "calib_samples": opt.at_least(calib_samples, 8, "--calib-samples"),
     }
     _check_budget(settings, plan)
     produce(

@@ -111,12 +111,17 @@ def _next_steps(model: str, target: Path, plan: Path | None, made: Report) -> li
     from graphprune.report import numbers
 
     lines = [f"Wrote {target} ({numbers.size(made.pruned.bytes)})."]
-    if plan is not None:
+    refitted = made.drift is not None and made.drift.refitted > 0
+    if plan is not None and not refitted:  # weights that were fitted are not the original's
         lines.append(f"Check it again:  graphprune verify {model} {target} --plan {plan}")
-    else:
+    elif plan is None:
         lines.append("Keep what was chosen with --save-plan FILE, all figures with --report FILE.")
-    if made.metric is None:
+    if made.metric is None and refitted:
+        lines.append("Accuracy is not known: calibration inputs have no labels. Test it on yours.")
+    elif made.metric is None:
         lines.append("Accuracy is not known: the weights were cut without data. Test it on yours.")
+    elif refitted and made.metric.pruned < made.metric.original - 0.01:
+        lines.append(f"The {made.metric.name} fell: give more calibration inputs, or keep more.")
     elif made.metric.pruned < made.metric.original - 0.01:
         lines.append(
             f"The {made.metric.name} fell, because the weights were cut without data: fine-tune "

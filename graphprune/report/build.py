@@ -15,7 +15,7 @@ from graphprune.onnx.shapes import infer_shapes
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.report.groups import group_reports
-from graphprune.report.model import GroupReport, Report, Side
+from graphprune.report.model import DriftReport, GroupReport, Report, Side
 
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
@@ -35,6 +35,7 @@ def build_report(
     timings: Mapping[str, float],
     warnings: Sequence[str],
     original_bytes: int,
+    drift: DriftReport | None = None,
 ) -> Report:
     """Everything the user is told, from both graphs and the plan."""
     before = _side(original, binding, latency.original if latency else None, original_bytes)
@@ -56,6 +57,7 @@ def build_report(
         unpruned=plan.unpruned,
         timings_s=timings,
         warnings=tuple(notes),
+        drift=drift,
     )
 
 

@@ -77,6 +77,29 @@ class Metric:
     examples: int = 0
 
 
+@dataclass(frozen=True)
+class DriftReport:
+    """What compensation did, and how far the outputs then are from the original's.
+
+    Attributes:
+        samples: Calibration samples or feeds that were used.
+        held_out: Of these, how many the drift was measured on; nothing was fitted to them.
+        refitted: How many layers were refitted.
+        kept: Layers that were left because no refit lowered the error on held-out inputs.
+        left: Layers behind a cut that are of a kind that is not refitted.
+        uncompensated: Per output `name`, `max_abs`, `relative`, `cosine` before compensation.
+        outputs: The same afterwards.
+    """
+
+    samples: int
+    held_out: int
+    refitted: int
+    kept: int
+    left: tuple[str, ...]
+    uncompensated: tuple[Mapping[str, Any], ...]
+    outputs: tuple[Mapping[str, Any], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """What a compile did. `to_json` is the documented contract.
@@ -96,6 +119,7 @@ class Report:
         timings_s: Seconds of each stage, in the order they ran.
         warnings: One line each.
         metric: Accuracy or the like before and after, where labelled data was at hand.
+        drift: What compensation did, None without calibration inputs.
     """
 
     version: str
@@ -112,6 +136,7 @@ class Report:
     timings_s: Mapping[str, float]
     warnings: tuple[str, ...] = ()
     metric: Metric | None = field(default=None)
+    drift: DriftReport | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -150,6 +175,7 @@ class Report:
             "timings_s": {stage: round(s, 6) for stage, s in self.timings_s.items()},
             "warnings": list(self.warnings),
             "metric": None if self.metric is None else asdict(self.metric),
+            "drift": None if self.drift is None else asdict(self.drift),
         }
 
     def dumps(self) -> str:

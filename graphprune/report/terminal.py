@@ -17,7 +17,7 @@ from rich.text import Text
 from graphprune.measure.latency import Latency
 from graphprune.plan import Unpruned
 from graphprune.report import numbers
-from graphprune.report.model import GroupReport, Metric, Report
+from graphprune.report.model import DriftReport, GroupReport, Metric, Report
 
 MOST_GROUPS = 12
 MOST_REASONS = 8
@@ -33,6 +33,8 @@ def print_report(console: Console, report: Report, next_steps: Sequence[str] = (
         Text(),
         indented(certificate_line(report.certificate)),
     ]
+    if report.drift is not None:
+        parts.append(indented(drift_lines(report.drift)))
     if report.groups:
         parts += [Text(), title("pruned", numbers.plural(len(report.groups), "group"))]
         parts.append(indented(_groups(report.groups, arrow, console.width)))
@@ -103,6 +105,24 @@ def certificate_line(certificate: Any) -> Text:
         )
     reason = certificate.get("first_difference") or "it differs from the masked original"
     return Text.assemble(("Certificate: failed. ", "bold red"), f"{reason} {how}")
+
+
+def drift_lines(drift: DriftReport) -> Text:
+    """What compensation did, and the drift of each output on inputs that were held out."""
+    held = numbers.plural(drift.held_out, "held-out sample")
+    text = Text.assemble(
+        ("Compensated: ", "bold"),
+        f"{numbers.plural(drift.refitted, 'layer')} refitted on calibration inputs. The certificate "
+        f"is of the model before that. Drift from the original on {held}:",
+    )
+    before = {o["name"]: o for o in drift.uncompensated}
+    for output in drift.outputs:
+        old = before[output["name"]]
+        text.append(
+            f"\n  {output['name']}: relative error {output['relative']:.3g} "
+            f"(without: {old['relative']:.3g}), cosine {output['cosine']:.4f}"
+        )
+    return text
 
 
 def reasons(unpruned: Iterable[Unpruned]) -> Table:

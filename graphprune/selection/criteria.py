@@ -17,6 +17,7 @@ import numpy as np
 
 from graphprune.analysis.groups import Group, Member
 from graphprune.analysis.ops import BATCH_NORMS
+from graphprune.errors import UsageError
 from graphprune.options import norm_order
 
 WeightOf = Callable[[str], np.ndarray]
@@ -56,6 +57,8 @@ def criterion_of(name: str) -> Measure | None:
     order = norm_order(name)
     if order is not None:
         return _norm(order)
+    if name == "energy":
+        raise UsageError("criterion 'energy' needs calibration inputs of an ONNX model")
     return {"random": None, "fpgm": _distances, "bn-scale": _norm(1)}[name]
 
 

@@ -1,0 +1,77 @@
+"""Ridge regression from streamed sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphprune.compensation.least_squares import Moments, refit
+
+RNG = np.random.default_rng(0)
+
+
+def moments(x: np.ndarray, y: np.ndarray) -> Moments:
+    sums = Moments(x.shape[0], x.shape[2], y.shape[2])
+    for part in range(0, x.shape[1], 7):
+        sums.add(x[:, part : part + 7], y[:, part : part + 7])
+    return sums
+
+
+def problem(rows: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    x = RNG.normal(1.0, 1.0, (2, rows, 5))
+    weights, bias = np.arange(30.0).reshape(2, 5, 3) / 10, np.arange(6.0).reshape(2, 3)
+    y = x @ weights + bias[:, None] + noise * RNG.normal(size=(2, rows, 3))
+    return x, y, weights, bias
+
+
+def test_the_error_is_that_of_the_rows() -> None:
+    x, y, weights, bias = problem(50, 0.3)
+    direct = ((x @ (weights + 1) + bias[:, None] - 2 - y) ** 2).sum() / 50
+    assert moments(x, y).error(weights + 1, bias - 2) == pytest.approx(direct)
+
+
+def test_what_is_linear_is_found_again() -> None:
+    x, y, weights, bias = problem(400)
+    found = refit(
+        moments(x[:, :300], y[:, :300]), moments(x[:, 300:], y[:, 300:]), 0 * weights, 0 * bias
+    )
+    assert found is not None
+    np.testing.assert_allclose(found.weights, weights, atol=1e-3)
+    np.testing.assert_allclose(found.bias, bias, atol=1e-2)
+    assert found.after < 1e-6 < found.before
+
+
+def test_good_weights_stay() -> None:
+    x, y, weights, bias = problem(400)
+    parts = moments(x[:, :300], y[:, :300]), moments(x[:, 300:], y[:, 300:])
+    assert refit(*parts, weights, bias) is None
+
+
+def test_few_noisy_rows_are_not_believed() -> None:
+    """Six rows for five inputs: the regulariser chosen on other rows keeps the weights near."""
+    x, y, weights, bias = problem(206, 2.0)
+    fit, held = moments(x[:, :6], y[:, :6]), moments(x[:, 6:], y[:, 6:])
+    found = refit(fit, held, weights, bias)
+    if found is not None:
+        assert held.error(found.weights, found.bias) <= held.error(weights, bias)
+        assert found.lam >= 1e-2
+
+
+def test_without_a_bias() -> None:
+    x, y, weights, _ = problem(400)
+    zero = np.zeros((2, 3))
+    parts = moments(x[:, :300], y[:, :300]), moments(x[:, 300:], y[:, 300:])
+    found = refit(*parts, 0 * weights, zero, biased=False)
+    assert found is not None
+    assert not found.bias.any()
+    best = np.linalg.lstsq(x[0, :300], y[0, :300], rcond=None)[0]
+    np.testing.assert_allclose(found.weights[0], best, atol=2e-2)
+
+
+def test_dead_inputs_do_no_harm() -> None:
+    x, y, weights, bias = problem(400)
+    x[0, :, 2] = 0
+    x[1] = 0
+    parts = moments(x[:, :300], y[:, :300]), moments(x[:, 300:], y[:, 300:])
+    found = refit(*parts, weights, bias)
+    assert found is None or np.isfinite(found.weights).all()
