@@ -229,7 +229,9 @@ def report(known: dict[str, Any], given: argparse.Namespace) -> None:
             f"(models_zoo/recipes), {100 * (original or 0):.2f} % before, pruned to a quarter of its "
             f"multiply-adds in {len(given.epochs)} steps with {given.epochs} epochs of the first "
             f"{given.images} training images after them; the same loop, images and order for all. "
-            "Accuracy on all 10,000 test images."
+            "Accuracy on all 10,000 test images. Torch-Pruning's steps end below the target: `as few "
+            "MACs` ends where they do. What refitting does without any training: "
+            "[accuracy-calibration.md](accuracy-calibration.md)."
         )
         write_page(
             given.out,
