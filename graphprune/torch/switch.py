@@ -38,8 +38,9 @@ def _switch(made: fx.GraphModule, node: fx.Node) -> None:
     packet = schema.name.partition("::")[2]
     given = {a.name: i for i, a in enumerate(schema.arguments)}
     mean = given.get("running_mean")
-    if mean is not None and "training" in given and _literal(node, "running_mean", mean) is None:
-        return  # nothing is running: its statistics are those of its input in both modes
+    running = mean is not None and _literal(node, "running_mean", mean) is not None
+    if "batch_norm" in packet and not running:
+        return  # its statistics are those of its input in both modes
     for name in _FLAGS:
         if name in given and _literal(node, name, given[name]) is True:
             _put(node, name, given[name], _flag(made, node))
