@@ -267,6 +267,7 @@ class TestErrors:
             GradientScores(net, graph, over="writers")
 
     def test_no_gradients(self, net, graph) -> None:
+        net.zero_grad(set_to_none=True)  # whatever ran before on the shared net
         scores = GradientScores(net, graph)
         with pytest.raises(UsageError, match=r"after loss.backward\(\)"):
             scores.accumulate()
