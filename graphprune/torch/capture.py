@@ -44,10 +44,6 @@ class Weights:
         """Whether a node reads a parameter, buffer or constant."""
         return node in self.names
 
-    def tensor(self, node: fx.Node) -> torch.Tensor:
-        """What a node reads."""
-        return self.tensors[self.names[node]]
-
 
 @dataclass(frozen=True, eq=False)
 class Captured:

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Hashable
 from typing import Any
 
-import numpy as np
 from torch import fx
 
 from graphprune.labels import Algebra, Labels
@@ -107,14 +106,6 @@ class AtenContext(RuleContext):
         """Whether the length of an axis of operand i depends on a dynamic dimension."""
         node = self.call.operands[i]
         return node is not None and axis in dynamic_axes(node.meta.get("val"))
-
-    def const(self, i: int) -> np.ndarray | None:
-        """Contents of operand i, where it is a parameter or buffer."""
-        node = self.call.operands[i]
-        if node is None or not self._weights.holds(node):
-            return None
-        array: np.ndarray = self._weights.tensor(node).detach().cpu().numpy()
-        return array
 
     def reshaped(self, labels: Labels) -> None:
         """Set the result: row-major re-bracketing of `labels`."""

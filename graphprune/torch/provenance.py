@@ -186,7 +186,7 @@ class _After:
         made = [call.node, *(u for u in call.node.users if u.target is operator.getitem)]
         if rule is None or not any(self.cuts_of(n) for n in [*reads, *made]):
             return {}
-        resize = AtenResize(call, self.cuts_of, concrete)
+        resize = AtenResize(call, self.cuts_of)
         rule.resize(resize)
         changed = {**resize.edits, **resize.wanted}
         if resize.split_at is not None:

@@ -29,11 +29,9 @@ class AtenResize:
         self,
         call: Call,
         cuts_of: Callable[[fx.Node], Sequence[Cut]],
-        sizes: Callable[[Any], int | None],
     ) -> None:
         self.call = call
         self._cuts_of = cuts_of
-        self._size_after = sizes
         self.edits: dict[str, Any] = {}
         self.wanted: dict[str, list[int]] = {}
         self.split_at: tuple[int, list[int]] | None = None

@@ -120,7 +120,7 @@ class _Rewrite:
         if rule is None or not self._touched(call):
             self._keep_sizes(call)
             return
-        resize = AtenResize(call, self.cuts_of, self.size_after)
+        resize = AtenResize(call, self.cuts_of)
         rule.resize(resize)
         changed: dict[str, tuple[Any, Any]] = {}
         for name, value in resize.edits.items():

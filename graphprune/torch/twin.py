@@ -135,7 +135,7 @@ class _Masked(fx.Interpreter):
         call = call_of(n)
         rule = aten.find(call.domain, call.op, None)
         assert rule is not None
-        resize = AtenResize(call, self.cuts_of, lambda entry: None)
+        resize = AtenResize(call, self.cuts_of)
         rule.resize(resize)
         arguments: dict[str, Any] = {}
         for name, given in call.arguments.items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from graphprune.labels import Factor, Labels
 from graphprune.rules.aten.registry import aten_rule
 from graphprune.rules.base import positive
-from graphprune.rules.shared.normalization import over_statistics
+from graphprune.rules.shared.normalization import over_statistics, running_sum
 from graphprune.torch.context import AtenContext
 
 
@@ -94,13 +94,4 @@ def softmax(ctx: AtenContext) -> None:
 def cumsum(ctx: AtenContext) -> None:
     """A running sum over what is kept is that over zeros and what is kept."""
     x = ctx.moved(0)
-    axis = positive(int(ctx.arg("dim")), x.rank)
-    factors = []
-    for factor in x.factors:
-        current = factor
-        if axis in current.index:
-            tied = ctx.alg.tie(current, axis, "")
-            assert tied is not None
-            current = tied
-        factors.append(current)
-    ctx.set(ctx.alg.distinct(factors))
+    ctx.set(running_sum(ctx, x, positive(int(ctx.arg("dim")), x.rank)))

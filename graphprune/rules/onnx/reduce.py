@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphprune.labels import Labels
 from graphprune.rules.context import OpContext, positive
 from graphprune.rules.registry import op_rule
-from graphprune.rules.shared.normalization import over_statistics
+from graphprune.rules.shared.normalization import over_statistics, running_sum
 
 
 def reduced_axes(ctx: OpContext, rank: int) -> list[int] | None:
@@ -108,12 +108,4 @@ def cum_sum(ctx: OpContext) -> None:
     if ctx.node.op_type == "CumProd":
         ctx.set(ctx.alg.tie_across(x, [at], "a running product is not neutral to zeros").factors)
         return
-    factors = []
-    for factor in x.factors:
-        current = factor
-        if at in current.index:
-            tied = ctx.alg.tie(current, at, "")
-            assert tied is not None
-            current = tied
-        factors.append(current)
-    ctx.set(ctx.alg.distinct(factors))
+    ctx.set(running_sum(ctx, x, at))

@@ -55,3 +55,16 @@ def trailing_operands(ctx: RuleContext, t: Labels, inputs: Sequence[int]) -> Lab
             ctx.adopt(i, [f.renamed(back) for f in met.operands[1]])
         t = Labels(t.shape, met.factors)
     return t
+
+
+def running_sum(ctx: RuleContext, t: Labels, axis: int) -> Labels:
+    """A running sum over what is kept is that over zeros and what is kept."""
+    factors = []
+    for factor in t.factors:
+        current = factor
+        if axis in current.index:
+            tied = ctx.alg.tie(current, axis, "")
+            assert tied is not None
+            current = tied
+        factors.append(current)
+    return Labels(t.shape, ctx.alg.distinct(factors))

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from aten_net import CASES, Case, Example, Rng
+from aten_net import CASES, Case, Example
+from audit import AuditError, rng_for
 from removals import random_removal
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -32,10 +32,6 @@ from graphprune.torch.twin import Twin, fitted, flat_inputs
 TOLERANCE = 1e-9
 _ALIVE = 1e-3
 """An output that varies less proves nothing."""
-
-
-class AuditError(AssertionError):
-    """What a rule says of an op is not true (or not what the case expects)."""
 
 
 @dataclass
@@ -55,11 +51,6 @@ def all_cases() -> dict[str, Case]:
         if module.startswith("aten_cases_"):
             importlib.import_module(module)
     return CASES
-
-
-def rng_for(name: str, seed: int) -> Rng:
-    """The same stream for the same case and seed, on every machine."""
-    return np.random.default_rng([seed, *name.encode()])
 
 
 def audit(case: Case, seed: int, removals: int = 3) -> Tally:
