@@ -55,6 +55,7 @@ LAYERS = (
     "rules.aten",
     "torch",
     "zoo",
+    "stages",
     "pipeline",
     "cli",
 )

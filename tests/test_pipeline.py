@@ -22,6 +22,7 @@ from graphprune.errors import (
 )
 from graphprune.options import Options
 from graphprune.plan import Plan
+from graphprune.stages import read
 from models_zoo.builders import micrographs
 
 QUICK = {"bench": False, "align": 1}
@@ -236,7 +237,7 @@ def test_verify_needs_the_plan_and_finds_a_wrong_graph() -> None:
 
 
 def test_very_large_models_are_not_run_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "RUN_LIMIT", 1)
+    monkeypatch.setattr(read, "RUN_LIMIT", 1)
     result = graphprune.compile(NETWORKS["speech"](), channels=0.5, align=1)
     assert result.report.latency is None
     assert any("too large" in w for w in result.report.warnings)

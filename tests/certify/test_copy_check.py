@@ -8,12 +8,12 @@ import onnx_ir as ir
 import pytest
 
 import graphprune
-from graphprune import pipeline
 from graphprune.certify.certificate import Certificate
 from graphprune.certify.copy_check import CopyCheck, check_copy, require_copy, with_copy
 from graphprune.errors import CertificateError
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.runtime import Trial, find_trials
+from graphprune.stages import prove, read
 
 RNG = np.random.default_rng(0)
 
@@ -175,7 +175,8 @@ def test_nothing_is_pruned_where_the_copy_is_wrong(monkeypatch: pytest.MonkeyPat
 
     source = model(LAYERS, {"w": normal(8, 32), "v": normal(32, 4)})
     result = graphprune.compile(source, channels=0.5, bench=False, align=1)
-    monkeypatch.setattr(pipeline, "canonicalise", wrong)
+    for stage in (prove, read):
+        monkeypatch.setattr(stage, "canonicalise", wrong)
     with pytest.raises(CertificateError, match="differs from the model itself at output 'y'"):
         graphprune.compile(source, channels=0.5, bench=False, align=1)
     pruned = graphprune.compile(source, channels=0.5, bench=False, align=1, verify=False)

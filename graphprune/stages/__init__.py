@@ -1,0 +1,1 @@
+"""The stages of `compile`, in order: read, choose, prove, recover, measure. Each adds to `Work`."""

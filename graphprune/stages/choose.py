@@ -1,0 +1,108 @@
+"""Choosing what leaves, and the smaller graph without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.errors import NothingGainedError, UsageError
+from graphprune.options import Options
+from graphprune.plan import Plan, Unpruned
+from graphprune.stages.work import Work
+
+if TYPE_CHECKING:
+    from graphprune.decide import Scores
+
+
+def decide_stage(work: Work) -> Work:
+    """Analyse, score, select: the plan. With a given plan: check that it is for this model."""
+    assert work.loaded is not None
+    if work.given is not None:
+        if work.given.source_sha256.startswith("torch:"):
+            return replace(work, plan=_of_module(work, work.given))
+        if work.given.source_sha256 != work.loaded.sha256:
+            raise UsageError(
+                "the plan was made for another model (its source_sha256 differs): "
+                "make a new one with --save-plan"
+            )
+        return replace(work, plan=work.given)
+    from graphprune.onnx.subject import decide_model
+
+    plan, graph = decide_model(
+        work.known_model,
+        work.known_shapes,
+        work.options,
+        work.loaded.sha256,
+        work.progress,
+        scores=_scores(work),
+    )
+    return replace(work, plan=plan, graph=graph)
+
+
+def _scores(work: Work) -> Scores | None:
+    """Scores that come from calibration inputs, for the criterion that needs them."""
+    if work.options.criterion != "energy" or work.calibration is None:
+        return None
+    from graphprune.compensation.energy import energy_scores
+    from graphprune.onnx.subject import OnnxSubject
+
+    assert work.loaded is not None
+    subject = OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
+    feeds = [batch.feeds for batch in work.calibration.fit]
+    threads, seed = work.options.threads, work.options.seed
+    return lambda graph, names: energy_scores(
+        subject.model, graph, names, subject.weight, feeds, threads=threads, seed=seed
+    )
+
+
+def _of_module(work: Work, plan: Plan) -> Plan:
+    """A plan that was made for the torch module that this model was exported from."""
+    from graphprune.onnx.subject import OnnxSubject
+    from graphprune.transfer import transfer
+
+    assert work.loaded is not None
+    subject = OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
+    return transfer(
+        plan,
+        subject.analyse(),
+        source_sha256=subject.sha256,
+        origins=subject.origins(),
+        binding=subject.binding,
+    )
+
+
+def rewrite_stage(work: Work) -> Work:
+    """Emit the smaller graph. A group whose sizes cannot be followed is left, with the reason."""
+    from graphprune.onnx.subject import decide_model
+    from graphprune.passes.stamp import StampPass
+    from graphprune.rewrite import rewrite
+
+    assert work.loaded is not None
+    sha256 = work.loaded.sha256
+
+    def again(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
+        return decide_model(
+            work.known_model,
+            work.known_shapes,
+            work.options,
+            sha256,
+            work.progress,
+            refused,
+            _scores(work),
+        )
+
+    bindings = [s.binding for s in work.known_shapes]
+    plan, graph, pruned = rewrite(work.known_model, bindings, work.known_plan, work.graph, again)
+    _require_something(plan, work.options)
+    StampPass(plan)(pruned)
+    return replace(work, plan=plan, graph=graph, pruned=pruned)
+
+
+def _require_something(plan: Plan, options: Options) -> None:
+    if plan.tensors or plan.initializers or options.allow_slower:
+        return
+    reasons = list(dict.fromkeys(f"{u.node}: {u.reason}" for u in plan.unpruned))[:3]
+    text = "; ".join(reasons) or "no weight of the model carries channels that could leave"
+    raise NothingGainedError(f"no group could be pruned ({text})")

@@ -1,0 +1,104 @@
+"""Reading a model and running it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from graphprune.errors import UnsupportedModelError
+from graphprune.onnx.bindings import dynamic_dims
+from graphprune.onnx.canonical import canonicalise
+from graphprune.onnx.load import load
+from graphprune.onnx.shapes import default_bindings, shape_pair
+from graphprune.options import Options
+from graphprune.stages.work import Work
+
+if TYPE_CHECKING:
+    from graphprune.onnx.runtime import Session, Trial
+
+RUN_LIMIT = 1 << 30
+"""Models with more bytes of weights are not run as a whole: onnxruntime would hold all of them."""
+
+
+def load_stage(work: Work) -> Work:
+    """Read, check and canonicalise; a model in memory is never changed."""
+    loaded = load(resolve(work.source))
+    calibration = None
+    if work.options.calib is not None:
+        from graphprune.data.feeds import read_calibration
+
+        options = work.options
+        calibration = read_calibration(options.calib, loaded.model, options.calib_samples)
+    original = canonicalise(loaded.model)
+    return replace(work, loaded=loaded, original=original, calibration=calibration)
+
+
+def run_stage(work: Work) -> Work:
+    """Run the unpruned model, so that one that never worked is blamed correctly; find its sizes."""
+    from graphprune.onnx.runtime import Session, find_trials
+
+    model = work.known_model
+    if weight_bytes(model) > RUN_LIMIT:
+        first, second = default_bindings(model, work.options.dims)
+        warning = (
+            "the model is too large to be run as a whole: "
+            "it is verified layer by layer and not timed"
+        )
+        return replace(
+            work,
+            bindings=_planned(work, first, second),
+            shapes=shape_pair(model, *_planned(work, first, second)),
+            warnings=(*work.warnings, warning),
+        )
+    with Session(model, threads=work.options.threads, provider=work.options.provider) as session:
+        one, two = find_trials(model, work.options.dims, work.options.seed, session)
+        timed = _single(session, model, one, work.options)
+    bindings = _planned(work, one.binding, two.binding)
+    shapes = shape_pair(model, *bindings)
+    return replace(work, bindings=bindings, shapes=shapes, trials=(one, two), timed=timed)
+
+
+def _planned(
+    work: Work, first: Mapping[str, int], second: Mapping[str, int]
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The bindings to work at; the first is that of a given plan, whose indices hold for it."""
+    if work.given is None:
+        return first, second
+    binding = work.given.binding
+    return {name: binding.get(name, size) for name, size in first.items()}, first
+
+
+def _single(session: Session, model: ir.Model, trial: Trial, options: Options) -> Trial:
+    """A run at batch 1, which is what is timed and counted unless the user gave another size."""
+    from graphprune.onnx.runtime import try_run
+
+    binding = {
+        name: 1 if axis == 0 and name not in options.dims else trial.binding[name]
+        for name, (_, axis, _) in dynamic_dims(model).items()
+    }
+    if binding == dict(trial.binding):
+        return trial
+    try:
+        return try_run(session, model, binding, options.seed)
+    except UnsupportedModelError:
+        return trial
+
+
+def resolve(model: Any) -> Any:
+    """`zoo:NAME` as the path of its file; anything else as it is."""
+    if isinstance(model, str) and model.startswith("zoo:"):
+        from graphprune.zoo import get
+
+        return get(model.removeprefix("zoo:")).path
+    return model
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Of all initializers together."""
+    from graphprune.onnx.subject import initializers_of
+
+    found = (v.const_value for v in initializers_of(model).values())
+    return sum(t.nbytes for t in found if t is not None)

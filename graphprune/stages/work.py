@@ -1,0 +1,76 @@
+"""What is known while a model is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.onnx.load import Loaded
+from graphprune.onnx.shapes import Shapes
+from graphprune.options import Options
+from graphprune.plan import Plan
+
+if TYPE_CHECKING:
+    from graphprune.certify.certificate import Certificate
+    from graphprune.certify.copy_check import CopyCheck
+    from graphprune.data.feeds import Calibration
+    from graphprune.measure.latency import Latency
+    from graphprune.onnx.runtime import Trial
+    from graphprune.report.model import DriftReport, Report
+
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is known so far; every stage returns a copy that knows more."""
+
+    source: Any
+    options: Options
+    progress: Progress
+    given: Plan | None = None
+    loaded: Loaded | None = None
+    original: ir.Model | None = None
+    bindings: tuple[Mapping[str, int], ...] = ()
+    shapes: tuple[Shapes, Shapes] | None = None
+    trials: tuple[Trial, ...] = ()
+    timed: Trial | None = None
+    graph: DependencyGraph | None = None
+    plan: Plan | None = None
+    pruned: ir.Model | None = None
+    copied: CopyCheck | None = None
+    certificate: Certificate | None = None
+    latency: Latency | None = None
+    calibration: Calibration | None = None
+    drift: DriftReport | None = None
+    report: Report | None = None
+    warnings: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def known_model(self) -> ir.Model:
+        """The canonical original, once it is loaded."""
+        assert self.original is not None
+        return self.original
+
+    @property
+    def known_plan(self) -> Plan:
+        """What leaves, once it is decided."""
+        assert self.plan is not None
+        return self.plan
+
+    @property
+    def known_shapes(self) -> tuple[Shapes, Shapes]:
+        """Of the original at two bindings, once it ran."""
+        assert self.shapes is not None
+        return self.shapes
+
+    @property
+    def result(self) -> ir.Model:
+        """The smaller graph, once it is made."""
+        assert self.pruned is not None
+        return self.pruned
