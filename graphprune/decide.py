@@ -19,8 +19,9 @@ from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
 from graphprune.selection.copies import leave_growing
 from graphprune.selection.cost import CostModel
+from graphprune.selection.curves import Curves
 from graphprune.selection.ratios import Policy, called, named, names
-from graphprune.selection.select import Budget, select
+from graphprune.selection.select import Budget, Cost, select
 
 Progress = Callable[..., None]
 Again = Callable[[Sequence[Unpruned]], tuple[Plan, DependencyGraph]]
@@ -69,11 +70,26 @@ class _Task:
     subject: Subject
     options: Options
     progress: Progress
-    scores: Scores | None
+    measured: Measured
 
 
 Scores = Callable[[DependencyGraph, Sequence[str]], Mapping[str, np.ndarray]]
 """Scores of the units of the named groups, in place of those of `Options.criterion`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured on the model for the decision.
+
+    Attributes:
+        scores: Of data or gradients.
+        curves: Damage of each group alone, for widths of least damage.
+        latency: From the analysis to predicted milliseconds of an allocation.
+    """
+
+    scores: Scores | None = None
+    curves: Curves | None = None
+    latency: Callable[[DependencyGraph], Cost] | None = None
 
 
 def decide(
@@ -81,7 +97,7 @@ def decide(
     options: Options,
     progress: Progress,
     refused: Sequence[Unpruned] = (),
-    scores: Scores | None = None,
+    measured: Measured | None = None,
 ) -> tuple[Plan, DependencyGraph]:
     """The plan for a model, and the analysis it rests on.
 
@@ -90,17 +106,17 @@ def decide(
         options: What the user said.
         progress: Told the stage.
         refused: Groups that turned out impossible to rewrite, to be left.
-        scores: Scores from outside (of gradients, of data).
+        measured: What is known beyond the weights.
 
     Raises:
         UsageError: Unknown criterion, or a glob that names nothing in the model.
         UnreachableTargetError: The budget cannot be met.
     """
     progress("analyse")
-    task = _Task(subject, options, progress, scores)
+    task = _Task(subject, options, progress, measured or Measured())
     grid = 16 if options.align == "auto" else int(options.align)
     graph = subject.analyse(grid=grid)
-    budget = Budget(options.channels, options.params, options.macs)
+    budget = Budget(options.channels, options.params, options.macs, options.latency)
     policy = Policy(
         only=options.only,
         exclude=options.exclude,
@@ -150,7 +166,7 @@ def _plan(
 ) -> Plan:
     subject, options = task.subject, task.options
     task.progress("select")
-    given = task.scores
+    scores, latency = task.measured.scores, task.measured.latency
     selection = select(
         graph,
         subject.weight,
@@ -161,9 +177,11 @@ def _plan(
         scope=options.scope,
         align=options.align,
         seed=options.seed,
-        scored=None if given is None else lambda names: given(graph, names),
+        scored=None if scores is None else lambda names: scores(graph, names),
+        curves=task.measured.curves,
+        latency=None if latency is None else lambda: latency(graph),
     )
-    if budget.params is None and budget.macs is None:  # these say themselves what is to get less
+    if not budget.of_model:  # these say themselves what is to get less
         wanted = {name for glob, _ in policy.group_ratio for name in called(graph.groups, glob)}
         selection = leave_growing(graph, selection, subject.cost(graph), wanted)
     plan = plan_from_removed(

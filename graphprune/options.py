@@ -12,6 +12,9 @@ from graphprune.errors import UsageError
 
 CRITERIA = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random", "energy")
 
+SCOPES = ("local", "global", "sensitivity")
+BUDGETS = ("channels", "params", "macs", "latency", "latency_ms")
+
 
 def norm_order(criterion: str) -> float | None:
     """The P of criterion `l<P>`; None for those that are called by a name.
@@ -35,10 +38,17 @@ class Options:
         channels: Of each prunable group.
         params: Of the model's parameters, at most.
         macs: Of the model's multiply-adds, at most.
+        latency: Of the model's time in onnxruntime, measured. With `params` and `macs` all must hold.
+        latency_ms: The same, as milliseconds.
         align: Grid of physical widths: a number, or `auto`.
         criterion: `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`, or `energy` (with `calib`: what the
             layers that read a unit lose).
-        scope: `local` (the same ratio everywhere) or `global` (one threshold over the model).
+        scope: `local` (the same ratio everywhere), `global` (one threshold over the model) or
+            `sensitivity` (widths of least summed damage, which is measured group by group).
+        ratios_from: A file of `graphprune sensitivity`, whose damage curves set the widths.
+        max_divergence: Keep the outputs within this relative error of the original's on held-out
+            calibration inputs, with as few multiply-adds as that allows.
+        max_drop: Keep the metric of `eval` within this of the original's, the same way.
         heads: Of each attention's heads; None: as `channels`.
         head_dims: Of the dimensions inside heads; None: they are left.
         residual: Include residual widths that run through LayerNorm or RMSNorm.
@@ -61,6 +71,8 @@ class Options:
     channels: float | None = None
     params: float | None = None
     macs: float | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
     align: int | str = "auto"
     criterion: str = "l2"
     scope: str = "local"
@@ -79,6 +91,9 @@ class Options:
     allow_slower: bool = False
     calib: Any = field(default=None, compare=False)
     calib_samples: int = 256
+    ratios_from: str | PathLike[str] | None = None
+    max_divergence: float | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("only", "exclude"):
@@ -89,7 +104,7 @@ class Options:
         pairs = tuple(pairs.items()) if isinstance(pairs, Mapping) else tuple(pairs)
         object.__setattr__(self, "group_ratio", pairs)
         ratios = {"channels": self.channels, "params": self.params, "macs": self.macs}
-        ratios |= {"heads": self.heads, "head_dims": self.head_dims}
+        ratios |= {"heads": self.heads, "head_dims": self.head_dims, "latency": self.latency}
         for glob, share in self.group_ratio:
             if not 0 <= share <= 1:
                 raise UsageError(
@@ -101,14 +116,21 @@ class Options:
                 raise UsageError(
                     f"{name} is the fraction that remains: {ratio} is not above 0 and at most 1"
                 )
-        budgets = [n for n in ("channels", "params", "macs") if ratios[n] is not None]
-        if len(budgets) > 1:
+        budgets = [n for n in BUDGETS if getattr(self, n) is not None]
+        if self.channels is not None and len(budgets) > 1:
             raise UsageError(f"give one of {' and '.join(budgets)}, not several")
+        if self.latency is not None and self.latency_ms is not None:
+            raise UsageError("give one of latency and latency_ms, not both")
+        for name in ("latency_ms", "max_divergence", "max_drop"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UsageError(f"{name} {getattr(self, name)} is out of range: above 0")
+        if self.max_drop is not None and self.max_divergence is not None:
+            raise UsageError("give one of max_drop and max_divergence, not both")
         norm_order(self.criterion)
         if self.criterion == "energy" and self.calib is None:
             raise UsageError("criterion 'energy' needs calibration inputs: give calib (--calib)")
-        if self.scope not in ("local", "global"):
-            raise UsageError(f"scope '{self.scope}' is neither 'local' nor 'global'")
+        if self.scope not in SCOPES:
+            raise UsageError(f"scope '{self.scope}' is unknown: choose one of {', '.join(SCOPES)}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
             raise UsageError(f"align '{self.align}' is neither 'auto' nor a number of channels")
         for name, least in (("threads", 1), ("seed", 0), ("calib_samples", 8)):
@@ -118,14 +140,14 @@ class Options:
     @property
     def says_what_stays(self) -> bool:
         """Whether anything is to be pruned at all."""
-        return any(
-            (self.channels, self.params, self.macs, self.heads, self.head_dims, self.group_ratio)
-        )
+        given = (*BUDGETS, "heads", "head_dims", "max_divergence", "max_drop", "group_ratio")
+        return any(getattr(self, name) for name in given)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the report."""
         calib = self.calib  # arrays and callables do not go into a report
         if calib is not None and not isinstance(calib, str):
             calib = str(calib) if isinstance(calib, PathLike) else "given in memory"
-        plain = asdict(replace(self, calib=calib))
+        ratios = None if self.ratios_from is None else str(self.ratios_from)
+        plain = asdict(replace(self, calib=calib, ratios_from=ratios))
         return {**plain, "group_ratio": [list(p) for p in self.group_ratio]}

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.decide import Again, Progress, Scores, decide
+from graphprune.decide import Again, Measured, Progress, decide
 from graphprune.measure.size import NOT_WEIGHTS, count_parameters
 from graphprune.onnx.analyse import analyse_graph
 from graphprune.onnx.costs import mac_function, whole_uses
@@ -92,10 +92,10 @@ def decide_model(
     source_sha256: str,
     progress: Progress,
     refused: Sequence[Unpruned] = (),
-    scores: Scores | None = None,
+    measured: Measured | None = None,
 ) -> tuple[Plan, DependencyGraph]:
     """`decide` for a canonical model, its sizes at two bindings and the hash of its file."""
-    return decide(OnnxSubject(model, shapes, source_sha256), options, progress, refused, scores)
+    return decide(OnnxSubject(model, shapes, source_sha256), options, progress, refused, measured)
 
 
 def origins_of(model: ir.Model) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -10,22 +10,34 @@ import numpy as np
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.plan import GroupChoice, Unpruned
+from graphprune.selection.allocate import allocate
 from graphprune.selection.budget import meet_budget
 from graphprune.selection.cost import CostModel
 from graphprune.selection.criteria import WeightOf, scores
+from graphprune.selection.curves import Curves
 from graphprune.selection.ratios import Policy, global_ratios, local_ratios, split
-from graphprune.selection.widths import Grid, counts_for, grid_of, kept_units, none_of
+from graphprune.selection.widths import counts_for, grid_of, kept_units, none_of
 
 Counts = dict[str, tuple[int, ...]]
+Cost = Callable[[Counts], float]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much stays: one of the three, as a fraction of the original; None: only own ratios."""
+    """How much stays, as fractions of the original: channels, or all of the others that are given.
+
+    With none only own ratios count.
+    """
 
     channels: float | None = None
     params: float | None = None
     macs: float | None = None
+    latency: float | None = None
+
+    @property
+    def of_model(self) -> bool:
+        """Whether it is about the whole model, not about each group."""
+        return any(b is not None for b in (self.params, self.macs, self.latency))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +69,8 @@ def select(
     align: int | str = "auto",
     seed: int = 0,
     scored: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None = None,
+    curves: Curves | None = None,
+    latency: Callable[[], Cost] | None = None,
 ) -> Selection:
     """Choose the units that stay.
 
@@ -65,12 +79,15 @@ def select(
         weight: Contents of initializers.
         budget: How much stays.
         policy: What the user said about single groups.
-        cost: Makes the cost model; called for `params` and `macs` budgets only.
+        cost: Makes the cost model; called where a budget needs it.
         criterion: How units are scored (see `criteria`).
         scope: `local`: the same ratio for every group; `global`: one threshold over all units.
         align: Grid of physical widths.
         seed: Of the random criterion.
         scored: Scores from outside for the named groups, in place of the criterion's.
+        curves: Damage of each group alone: widths are then those of least summed damage, and
+            `scope` does not matter.
+        latency: Makes a function from counts to predicted milliseconds, for a `latency` budget.
 
     Raises:
         UsageError: Unknown criterion.
@@ -93,9 +110,16 @@ def select(
             return global_ratios(free, values, ratio)
         return local_ratios(free, ratio)
 
-    counts = _counts(free, fixed, budget, ratios, values, grid, graph, cost)
+    target = _target(free, budget, cost, latency, everything=curves is not None)
+    if target is None:
+        wanted = {} if budget.channels is None else ratios(budget.channels)
+        counts = {**fixed, **{g.name: counts_for(g, wanted[g.name], grid) for g in free if wanted}}
+    elif curves is not None:
+        counts = allocate(free, curves, fixed, grid, *target)
+    else:
+        counts = meet_budget(free, ratios, fixed, values, grid, *target)
     asked = dict(own)
-    if budget.channels is not None:
+    if budget.channels is not None and curves is None:
         asked |= ratios(budget.channels)
     removed = np.zeros(graph.resolver.classes.count, bool)
     chosen: list[GroupChoice] = []
@@ -127,36 +151,44 @@ def _why_whole(group: Group, ratio: float | None) -> str:
     )
 
 
-def _counts(
+def _target(
     free: Sequence[Group],
-    fixed: Counts,
     budget: Budget,
-    ratios: Callable[[float], Mapping[str, float]],
-    scored: Mapping[str, np.ndarray],
-    grid: Grid,
-    graph: DependencyGraph,
     cost: Callable[[], CostModel],
-) -> Counts:
-    if budget.channels is not None:
-        wanted = ratios(budget.channels)
-        return {**fixed, **{g.name: counts_for(g, wanted[g.name], grid) for g in free}}
-    if budget.params is None and budget.macs is None:
-        return fixed
-    model = cost()
-    which = 0 if budget.params is not None else 1
-    fraction = budget.params if budget.params is not None else budget.macs
-    assert fraction is not None
-    whole = model({})[which]
-    return meet_budget(
-        free,
-        ratios,
-        fixed,
-        scored,
-        grid,
-        lambda counts: model(counts)[which],
-        fraction * whole,
-        ("parameter", "MAC")[which],
-    )
+    latency: Callable[[], Cost] | None,
+    *,
+    everything: bool,
+) -> tuple[Cost, float, str] | None:
+    """The cost that has to fall, to what, and its name; None where ratios say all.
+
+    Several budgets are one: the worst share of its target that any of them takes.
+    """
+    goals: list[tuple[Cost, float, str]] = []
+    if budget.channels is not None and everything:
+        units = sum(g.size for g in free)
+        names = [g.name for g in free]
+
+        def kept(counts: Counts) -> float:
+            return float(sum(sum(counts[n]) for n in names))
+
+        goals.append((kept, budget.channels * units, "channel"))
+    if budget.params is not None or budget.macs is not None:
+        model = cost()
+        for which, fraction in enumerate((budget.params, budget.macs)):
+            if fraction is not None:
+                goals.append(_costs(model, which, fraction))
+    if budget.latency is not None:
+        assert latency is not None
+        predicted = latency()
+        goals.append((predicted, budget.latency * predicted({}), "latency"))
+    if len(goals) < 2:
+        return goals[0] if goals else None
+    name = " and ".join(name for _, _, name in goals)
+    return lambda counts: max(of(counts) / most for of, most, _ in goals), 1.0, name
+
+
+def _costs(model: CostModel, which: int, fraction: float) -> tuple[Cost, float, str]:
+    return lambda c: model(c)[which], fraction * model({})[which], ("parameter", "MAC")[which]
 
 
 def _choice(group: Group, kept: np.ndarray, scored: np.ndarray) -> GroupChoice:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.decide import Measured
 from graphprune.errors import NothingGainedError, UsageError
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
@@ -36,9 +37,13 @@ def decide_stage(work: Work) -> Work:
         work.options,
         work.loaded.sha256,
         work.progress,
-        scores=_scores(work),
+        measured=_measured(work),
     )
     return replace(work, plan=plan, graph=graph)
+
+
+def _measured(work: Work) -> Measured:
+    return Measured(scores=_scores(work), curves=work.curves, latency=work.predict)
 
 
 def _scores(work: Work) -> Scores | None:
@@ -90,7 +95,7 @@ def rewrite_stage(work: Work) -> Work:
             sha256,
             work.progress,
             refused,
-            _scores(work),
+            _measured(work),
         )
 
     bindings = [s.binding for s in work.known_shapes]

@@ -13,6 +13,8 @@ from graphprune.onnx.load import Loaded
 from graphprune.onnx.shapes import Shapes
 from graphprune.options import Options
 from graphprune.plan import Plan
+from graphprune.selection.curves import Curves
+from graphprune.selection.select import Cost
 
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
@@ -40,6 +42,8 @@ class Work:
     trials: tuple[Trial, ...] = ()
     timed: Trial | None = None
     graph: DependencyGraph | None = None
+    curves: Curves | None = None
+    predict: Callable[[DependencyGraph], Cost] | None = None
     plan: Plan | None = None
     pruned: ir.Model | None = None
     copied: CopyCheck | None = None

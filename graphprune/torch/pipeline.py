@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.decide import Scores, decide
+from graphprune.decide import Measured, Scores, decide
 from graphprune.errors import CertificateError, NothingGainedError, UsageError
 from graphprune.measure.latency import Latency
 from graphprune.options import Options
@@ -103,7 +103,7 @@ def decide_stage(work: _Work) -> _Work:
     if work.plan is not None:
         check_plan(work.captured, work.plan)
         return work
-    plan, graph = decide(work.subject, work.options, work.progress, scores=work.scores)
+    plan, graph = decide(work.subject, work.options, work.progress, measured=Measured(work.scores))
     return replace(work, plan=plan, graph=graph)
 
 
@@ -111,7 +111,7 @@ def rewrite_stage(work: _Work) -> _Work:
     """The smaller graph; a group whose sizes cannot be followed is left, with the reason."""
 
     def again(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
-        return decide(work.subject, work.options, work.progress, refused, scores=work.scores)
+        return decide(work.subject, work.options, work.progress, refused, Measured(work.scores))
 
     plan, graph, made, edits = rewrite(work.captured, work.known_plan, work.graph, again)
     if not plan.initializers and not work.options.allow_slower:

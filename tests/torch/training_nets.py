@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.decide import Scores, decide
+from graphprune.decide import Measured, Scores, decide
 from graphprune.options import Options
 from graphprune.plan import Cut, Plan
 from graphprune.torch.capture import Captured, capture
@@ -119,7 +119,7 @@ def smaller(
     """Prune without the front door: a graph, and what became of each parameter."""
     captured = capture(net, (x,), training=training)
     subject, chosen = TorchSubject(captured), Options(**(options or {"channels": 0.5}))
-    plan, graph = decide(subject, chosen, lambda *_: None, scores=scores)
+    plan, graph = decide(subject, chosen, lambda *_: None, measured=Measured(scores))
     plan, _, made, _ = rewrite(captured, plan, graph, lambda more: (plan, graph))
     cuts = parameter_cuts(plan)
     new = dict(made.named_parameters())
