@@ -34,15 +34,18 @@ LAYERS = (
     "transfer",
     "onnx",
     "data",
+    "scoring",
     "compensation",
     "passes",
     "onnx.canonical",
     "rewrite",
     "measure",
+    "sparse",
     "certify",
     "onnx.subject",
     "report",
     "compensation.run",
+    "distill",
     "torch.call",
     "torch.shapes",
     "torch.switch",
@@ -169,7 +172,7 @@ def test_the_ground_knows_no_framework(module: str) -> None:
 
 def test_torch_is_imported_by_its_front_end_only() -> None:
     for module, path in MODULES.items():
-        if layer(module or "errors").startswith(("torch", "rules.aten")):
+        if layer(module or "errors").startswith(("torch", "rules.aten", "distill")):
             continue
         for name in imports(path, types=True, inside=True):
             assert name.partition(".")[0] not in ("torch", "torchvision", "transformers"), module

@@ -1,0 +1,8 @@
+"""The audit's random graphs, one for each op, are examples here too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "rules"))
