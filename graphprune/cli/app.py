@@ -23,6 +23,8 @@ from graphprune.cli.bench import bench
 from graphprune.cli.compile import compile_
 from graphprune.cli.explain import explain
 from graphprune.cli.inspect import inspect
+from graphprune.cli.pack import pack
+from graphprune.cli.unpack import unpack
 from graphprune.cli.verify import verify
 from graphprune.cli.zoo import zoo
 from graphprune.errors import GraphpruneError
@@ -75,6 +77,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "apply": apply,
     "verify": verify,
     "bench": bench,
+    "pack": pack,
+    "unpack": unpack,
     "zoo": zoo,
 }
 app.callback(help=_reflowed(program))(program)
