@@ -85,11 +85,13 @@ class Measured:
         scores: Of data or gradients.
         curves: Damage of each group alone, for widths of least damage.
         latency: From the analysis to predicted milliseconds of an allocation.
+        scores_of: Makes `scores` for another model, that without some of its heads.
     """
 
     scores: Scores | None = None
     curves: Curves | None = None
     latency: Callable[[DependencyGraph], Cost] | None = None
+    scores_of: Callable[[Subject], Scores] | None = None
 
 
 def decide(
@@ -199,6 +201,9 @@ def _plan(
 def _dims(task: _Task) -> Plan:
     """The plan that removes dims inside the heads of a model that lost some of its heads."""
     subject, options = task.subject, task.options
+    if task.measured.scores_of is not None:
+        scores = task.measured.scores_of(subject)
+        task = replace(task, measured=replace(task.measured, scores=scores))
     graph = subject.analyse(blocks=False)
     graph = replace(graph, groups=tuple(replace(g, name=f"{g.name}{_DIMS}") for g in graph.groups))
     policy = Policy(

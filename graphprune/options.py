@@ -10,7 +10,14 @@ from typing import Any
 
 from graphprune.errors import UsageError
 
-CRITERIA = ("l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random", "energy")
+CRITERIA = ("auto", "l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random")
+"""How units are ranked by weights alone; `auto` is the best known: `l2`, or with data `BEST_WITH_DATA`."""
+
+DATA_CRITERIA = ("energy", "activation", "wanda", "flap", "apoz")
+"""How units are ranked by calibration inputs of an ONNX model (`graphprune.scoring`)."""
+
+BEST_WITH_DATA = "energy"
+"""What `auto` is with calibration inputs (docs/accuracy-criteria.md)."""
 
 SCOPES = ("local", "global", "sensitivity")
 BUDGETS = ("channels", "params", "macs", "latency", "latency_ms")
@@ -22,11 +29,14 @@ def norm_order(criterion: str) -> float | None:
     Raises:
         UsageError: Unknown criterion.
     """
-    if criterion in CRITERIA[3:]:
+    if criterion in (*CRITERIA[4:], *DATA_CRITERIA):
         return None
+    if criterion == "auto":
+        return 2.0
     found = re.fullmatch(r"l(\d+(?:\.\d+)?)", str(criterion))
     if not found or float(found[1]) <= 0:
-        raise UsageError(f"unknown criterion '{criterion}': choose one of {', '.join(CRITERIA)}")
+        known = ", ".join((*CRITERIA, *DATA_CRITERIA))
+        raise UsageError(f"unknown criterion '{criterion}': choose one of {known}")
     return float(found[1])
 
 
@@ -41,8 +51,9 @@ class Options:
         latency: Of the model's time in onnxruntime, measured. With `params` and `macs` all must hold.
         latency_ms: The same, as milliseconds.
         align: Grid of physical widths: a number, or `auto`.
-        criterion: `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`, or `energy` (with `calib`: what the
-            layers that read a unit lose).
+        criterion: `auto`, `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`; with `calib` also `energy`,
+            `activation`, `wanda`, `flap`, `apoz` (`graphprune.scoring`). `auto` is the best that was
+            measured: `l2` without data, with data `BEST_WITH_DATA`.
         scope: `local` (the same ratio everywhere), `global` (one threshold over the model) or
             `sensitivity` (widths of least summed damage, which is measured group by group).
         ratios_from: A file of `graphprune sensitivity`, whose damage curves set the widths.
@@ -62,9 +73,16 @@ class Options:
         seed: Of random inputs and the random criterion.
         bench: Time both models.
         verify: Prove the result.
-        calib: Calibration inputs: files, a folder, `module:callable`, or from Python arrays, feeds
-            or a callable (`graphprune.data.source`). With them the layers behind a cut are refitted.
+        calib: Calibration inputs: array files, a folder of them or of images, a text file,
+            `module:callable`, `random`, or from Python arrays, feeds or a callable
+            (`graphprune.data.source`). With them the layers behind a cut are refitted.
         calib_samples: As many of them at most.
+        calib_images: How images become inputs: `size=224,mean=0.485:0.456:0.406,...`
+            (`graphprune.data.images`).
+        tokenizer: The tokenizer.json for a text file.
+        max_length: Tokens of one text at most; None: what the model or the tokenizer says, else 128.
+        eval: The user's metric, higher is better: `module:callable` or a callable, called with an
+            onnxruntime session of a model (`graphprune.data.metric`).
         allow_slower: Return a slower model, or an unchanged one, without an error.
     """
 
@@ -74,7 +92,7 @@ class Options:
     latency: float | None = None
     latency_ms: float | None = None
     align: int | str = "auto"
-    criterion: str = "l2"
+    criterion: str = "auto"
     scope: str = "local"
     heads: float | None = None
     head_dims: float | None = None
@@ -91,6 +109,10 @@ class Options:
     allow_slower: bool = False
     calib: Any = field(default=None, compare=False)
     calib_samples: int = 256
+    calib_images: str | None = None
+    tokenizer: str | PathLike[str] | None = None
+    max_length: int | None = None
+    eval: Any = field(default=None, compare=False)
     ratios_from: str | PathLike[str] | None = None
     max_divergence: float | None = None
     max_drop: float | None = None
@@ -127,8 +149,16 @@ class Options:
         if self.max_drop is not None and self.max_divergence is not None:
             raise UsageError("give one of max_drop and max_divergence, not both")
         norm_order(self.criterion)
-        if self.criterion == "energy" and self.calib is None:
-            raise UsageError("criterion 'energy' needs calibration inputs: give calib (--calib)")
+        if self.criterion in DATA_CRITERIA and self.calib is None:
+            raise UsageError(
+                f"criterion '{self.criterion}' needs calibration inputs of an ONNX model: give calib "
+                "(--calib); for a torch module there is scores=GradientScores(...)"
+            )
+        for name in ("calib_images", "tokenizer", "max_length"):
+            if getattr(self, name) is not None and self.calib is None:
+                raise UsageError(f"{name} says how calibration inputs are read: give calib, too")
+        if self.max_length is not None and self.max_length < 1:
+            raise UsageError(f"max_length {self.max_length} is out of range: at least 1")
         if self.scope not in SCOPES:
             raise UsageError(f"scope '{self.scope}' is unknown: choose one of {', '.join(SCOPES)}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
@@ -145,9 +175,14 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the report."""
-        calib = self.calib  # arrays and callables do not go into a report
-        if calib is not None and not isinstance(calib, str):
-            calib = str(calib) if isinstance(calib, PathLike) else "given in memory"
-        ratios = None if self.ratios_from is None else str(self.ratios_from)
-        plain = asdict(replace(self, calib=calib, ratios_from=ratios))
+        names = ("calib", "eval", "tokenizer", "ratios_from")
+        texts = {name: _text(getattr(self, name)) for name in names}
+        plain = asdict(replace(self, **texts))  # type: ignore[arg-type]
         return {**plain, "group_ratio": [list(p) for p in self.group_ratio]}
+
+
+def _text(given: Any) -> str | None:
+    """A source by its name: arrays and callables do not go into a report."""
+    if given is None or isinstance(given, str):
+        return given
+    return str(given) if isinstance(given, PathLike) else "given in memory"

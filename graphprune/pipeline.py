@@ -1,6 +1,6 @@
 """The compile pipeline: one visible tuple of stages, each of which adds to what is known.
 
-load -> run -> decide -> rewrite -> certify -> compensate -> measure -> report
+load -> run -> decide -> rewrite -> certify -> compensate -> measure -> evaluate -> report
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graphprune.onnx.shapes import default_bindings, shape_pair
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.stages.choose import decide_stage, rewrite_stage
-from graphprune.stages.measure import measure_stage, report_stage
+from graphprune.stages.measure import evaluate_stage, measure_stage, report_stage
 from graphprune.stages.prove import certify_stage, verify
 from graphprune.stages.read import load_stage, resolve, run_stage
 from graphprune.stages.recover import compensate_stage
@@ -49,6 +49,7 @@ STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
     ("certify", certify_stage),
     ("compensate", compensate_stage),
     ("measure", measure_stage),
+    ("evaluate", evaluate_stage),
     ("report", report_stage),
 )
 

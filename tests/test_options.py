@@ -42,7 +42,7 @@ def test_one_budget() -> None:
         ({"align": 0}, "align '0'"),
         ({"align": "some"}, "align 'some'"),
         ({"align": 2.5}, "align '2.5'"),
-        ({"criterion": "best"}, "unknown criterion 'best': choose one of l1, l2, lP .*, fpgm"),
+        ({"criterion": "best"}, "unknown criterion 'best': choose one of auto, l1, l2, lP .*, fpgm"),
         ({"criterion": "l0"}, "unknown criterion 'l0'"),
         ({"criterion": "L2"}, "unknown criterion 'L2'"),
         ({"criterion": "lP (e.g. l0.5, l3)"}, "unknown criterion"),
@@ -56,7 +56,7 @@ def test_other_slips(settings: dict[str, object], words: str) -> None:
         Options(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "l0.5", "l3", "fpgm", "bn-scale", "random"])
+@pytest.mark.parametrize("name", ["auto", "l1", "l2", "l0.5", "l3", "fpgm", "bn-scale", "random"])
 def test_criteria_that_there_are(name: str) -> None:
     assert Options(criterion=name).criterion == name
 

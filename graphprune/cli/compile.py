@@ -61,11 +61,12 @@ def compile_(
         typer.Option(
             "--criterion",
             metavar="NAME",
-            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random, or, with "
-            "--calib, energy: what a refit cannot bring back.",
+            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random; with --calib "
+            "also energy (what a refit cannot bring back), activation, wanda, flap, apoz. auto is the "
+            "best that was measured: l2, with --calib energy.",
             rich_help_panel=opt.WHAT,
         ),
-    ] = "l2",
+    ] = "auto",
     scope: Annotated[
         str,
         typer.Option(
@@ -115,8 +116,9 @@ def compile_(
         typer.Option(
             "--calib",
             metavar="SOURCE",
-            help="Unlabelled inputs to refit the pruned model with: .npz or .npy files, a folder of "
-            "them, or module:callable that yields feeds.",
+            help="Unlabelled inputs to choose by and to refit the pruned model with: .npz or .npy "
+            "files, a folder of them or of images, a text file with --tokenizer, module:callable that "
+            "yields feeds, or random.",
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
@@ -129,6 +131,44 @@ def compile_(
             rich_help_panel=opt.WHAT,
         ),
     ] = 256,
+    calib_images: Annotated[
+        str | None,
+        typer.Option(
+            "--calib-images",
+            metavar="KEY=VALUE,...",
+            help="How images become inputs: size=224, layout=nchw, mean=0.485:0.456:0.406, std=..., "
+            "scale=255, fit=crop|stretch|pad, colour=rgb|bgr. What is not said follows from the input.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="FILE",
+            help="The tokenizer.json for a text file given to --calib.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            metavar="N",
+            help="Tokens of one text at most; else as the model or the tokenizer says, or 128.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="MODULE:CALLABLE",
+            help="Your own metric, higher is better: called with an onnxruntime session of the "
+            "original and of the result, gives a number.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
     output: opt.Output = None,
     save_plan: Annotated[
         str | None,
@@ -195,6 +235,10 @@ def compile_(
         "allow_slower": allow_slower,
         "calib": calib,
         "calib_samples": opt.at_least(calib_samples, 8, "--calib-samples"),
+        "calib_images": calib_images,
+        "tokenizer": tokenizer,
+        "max_length": max_length,
+        "eval": evaluate,
     }
     _check_budget(settings, plan)
     produce(

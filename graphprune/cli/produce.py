@@ -60,7 +60,7 @@ def produce(
         given = None if plan is None else Plan.load(plan)
         result = compile_model(source, Options(**settings), plan=given, progress=stages)
         made = replace(result.report, source=model)
-        if model.startswith(ZOO):
+        if model.startswith(ZOO) and made.metric is None:
             stages("evaluate")
             made = replace(made, metric=_metric(model, source, result.model, threads))
         stages("write")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.data.source import Array, Feed, Stack, read_source
+from graphprune.data.noise import WARNING, is_random
+from graphprune.data.source import Array, Feed, Reading, Stack, read_source
 from graphprune.errors import UsageError
 from graphprune.onnx.bindings import real_inputs
 
@@ -47,11 +49,15 @@ class Calibration:
         fit: Weights are fitted on these.
         choose: The regulariser is chosen on these.
         judge: The drift that is reported is measured on these.
+        random: Whether they are made up: nothing of real data can be learnt from them.
+        warnings: What the user is to know of them, one line each.
     """
 
     fit: tuple[Batch, ...]
     choose: tuple[Batch, ...]
     judge: tuple[Batch, ...]
+    random: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -59,13 +65,28 @@ class Calibration:
         return sum(b.samples for b in (*self.fit, *self.choose, *self.judge))
 
 
-def read_calibration(source: Any, model: ir.Model, samples: int = 256) -> Calibration:
+def read_calibration(
+    source: Any,
+    model: ir.Model,
+    samples: int = 256,
+    *,
+    images: str | None = None,
+    tokenizer: str | PathLike[str] | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+) -> Calibration:
     """Batches for `model`, checked.
 
     Args:
         source: See `graphprune.data.source`.
         model: Its inputs say what is wanted.
         samples: As many at most.
+        images: How images are preprocessed (`graphprune.data.images`).
+        tokenizer: The tokenizer file of a text file (`graphprune.data.text`).
+        max_length: Tokens of one text at most.
+        seed: Of random inputs.
+        dims: Sizes of dynamic dimensions, for random inputs.
 
     Raises:
         UsageError: What is wrong with the data, in one line.
@@ -75,8 +96,11 @@ def read_calibration(source: Any, model: ir.Model, samples: int = 256) -> Calibr
     inputs = {v.name or "": v for v in real_inputs(model)}
     batches: list[Batch] = []
     left = samples
-    for item in read_source(source):
-        for batch in _batches(item, inputs, left, max(1, min(MICRO, samples // LEAST))):
+    size = max(1, min(MICRO, samples // LEAST))
+    fixed = max((d for v in inputs.values() if isinstance(d := _first_dim(v), int)), default=1)
+    reading = Reading(samples, max(size, fixed), images, tokenizer, max_length, seed, dims or {})
+    for item in read_source(source, model, reading):
+        for batch in _batches(item, inputs, left, size):
             batches.append(batch)
             left -= batch.samples
         if left <= 0:
@@ -91,7 +115,14 @@ def read_calibration(source: Any, model: ir.Model, samples: int = 256) -> Calibr
     by_role: dict[str, list[Batch]] = {"fit": [], "choose": [], "judge": []}
     for i, batch in enumerate(batches):
         by_role[_ROLES[i % len(_ROLES)]].append(batch)
-    return Calibration(*(tuple(by_role[r]) for r in ("fit", "choose", "judge")))
+    made_up = is_random(source)
+    return Calibration(
+        tuple(by_role["fit"]),
+        tuple(by_role["choose"]),
+        tuple(by_role["judge"]),
+        random=made_up,
+        warnings=(WARNING,) if made_up else (),
+    )
 
 
 def _batches(

@@ -1,8 +1,11 @@
-"""Where calibration inputs come from: files, a folder of files, or a callable.
+"""Where calibration inputs come from: files, a folder of files, a callable, or a generator.
 
 - `.npz`: arrays named like the model's inputs; `.npy`: the one input of a one-input model.
 - A folder: every such file in it, by name. Where each `.npy` is named after an input, together they
   are one set of arrays.
+- A folder with images below it: see `graphprune.data.images`.
+- A text file with a tokenizer file: see `graphprune.data.text`.
+- `random`, `random:LOW:HIGH`: see `graphprune.data.noise`.
 - `module:callable`: called without arguments, gives (or yields) feeds: dicts from input to array.
 - From Python also the callable itself, an array, a dict of arrays, or an iterable of feeds.
 
@@ -11,16 +14,19 @@ Arrays are sliced along their first axis, which counts samples; feeds are taken 
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
+from graphprune.data.images import SUFFIXES, image_files, image_stacks
+from graphprune.data.imported import import_callable, line_of
+from graphprune.data.noise import is_random, noise_feeds
+from graphprune.data.text import text_feeds
 from graphprune.errors import UsageError
 
 Array = np.ndarray[Any, Any]
@@ -47,15 +53,61 @@ class Feed:
     name: str
 
 
-def read_source(source: Any) -> Iterator[Stack | Feed]:
-    """Everything that `source` holds, one file or feed at a time.
+@dataclass(frozen=True)
+class Reading:
+    """How a source is to be read, beside where it is.
+
+    Attributes:
+        samples: As many are wanted, at most.
+        step: Samples in one stack of those that are made here (images, texts).
+        images: Preprocessing of images, as the user declared it.
+        tokenizer: The tokenizer file for texts.
+        max_length: Tokens of a text at most.
+        seed: Of random inputs.
+        dims: Sizes of dynamic dimensions, for random inputs.
+    """
+
+    samples: int = 256
+    step: int = 8
+    images: str | None = None
+    tokenizer: str | os.PathLike[str] | None = None
+    max_length: int | None = None
+    seed: int = 0
+    dims: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_source(source: Any, model: ir.Model, reading: Reading) -> Iterator[Stack | Feed]:
+    """Everything that `source` holds, one file, batch or feed at a time.
 
     Raises:
         UsageError: A file that is not there or not readable, an empty folder, a callable that
-            raises or gives something else than feeds.
+            raises or gives something else than feeds, an option that is for other sources.
     """
-    if isinstance(source, str) and not os.path.exists(source) and ":" in source:
-        yield from _feeds(_imported(source), source)
+    path = Path(source) if isinstance(source, str | Path) and os.path.exists(source) else None
+    images = path is not None and path.is_dir() and not _arrays(path) and bool(image_files(path))
+    texts = path is not None and path.is_file() and path.suffix not in (".npz", ".npy")
+    if reading.images is not None and not images:
+        raise UsageError(f"calib_images is for a folder of images, which {_shown(source)} is not")
+    if not texts and (reading.tokenizer is not None or reading.max_length is not None):
+        raise UsageError(
+            f"tokenizer and max_length are for a text file, which {_shown(source)} is not"
+        )
+    if path is None and is_random(source):
+        for i, feed in enumerate(
+            noise_feeds(model, source, reading.samples, reading.seed, dict(reading.dims))
+        ):
+            yield Feed(feed, f"random feed {i}")
+    elif images:
+        assert path is not None
+        for name, array in image_stacks(path, model, reading.images, reading.step):
+            yield Stack({name: array}, str(path))
+    elif texts and reading.tokenizer is not None:
+        assert path is not None
+        tokenizer = Path(reading.tokenizer)
+        for feed in text_feeds(path, tokenizer, model, reading.max_length, reading.step):
+            yield Stack(feed, str(path))
+    elif isinstance(source, str) and path is None and ":" in source:
+        yield from _feeds(import_callable(source, "calibration source"), source)
     elif isinstance(source, str | Path):
         yield from _files(Path(source))
     elif isinstance(source, np.ndarray):
@@ -68,18 +120,29 @@ def read_source(source: Any) -> Iterator[Stack | Feed]:
         yield from _feeds(lambda: source, "the calibration inputs")
 
 
+def _shown(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else "the given source"
+
+
+def _arrays(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix in (".npz", ".npy"))
+
+
 def _files(path: Path) -> Iterator[Stack]:
     if not path.exists():
         raise UsageError(
-            f"no calibration data at {path}: give .npz or .npy files, a folder of them, or "
-            "module:callable"
+            f"no calibration data at {path}: give .npz or .npy files, a folder of them or of images, "
+            "a text file, module:callable, or random"
         )
     if not path.is_dir():
         yield _stack(path)
         return
-    found = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
+    found = _arrays(path)
     if not found:
-        raise UsageError(f"the calibration folder {path} holds no .npz or .npy file")
+        raise UsageError(
+            f"the calibration folder {path} holds no .npz or .npy file and no image "
+            f"({', '.join(SUFFIXES)})"
+        )
     several = len(found) > 1 and all(p.suffix == ".npy" for p in found)
     counts = {len(_stack(p).arrays[""]) for p in found} if several else set()
     if several and len(counts) == 1 and not any(p.stem.isdecimal() for p in found):
@@ -91,7 +154,10 @@ def _files(path: Path) -> Iterator[Stack]:
 
 def _stack(path: Path) -> Stack:
     if path.suffix not in (".npz", ".npy"):
-        raise UsageError(f"calibration file {path} is neither .npz nor .npy")
+        raise UsageError(
+            f"calibration file {path} is neither .npz nor .npy: a text file needs --tokenizer "
+            "tokenizer.json"
+        )
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -105,32 +171,12 @@ def _stack(path: Path) -> Stack:
         raise UsageError(f"calibration file {path} is damaged ({type(error).__name__})") from error
 
 
-def _imported(source: str) -> Callable[[], Any]:
-    module, _, name = source.rpartition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # a user's module may raise anything
-        raise UsageError(
-            f"cannot import calibration source {source}: {type(error).__name__}: {_line(error)}"
-        ) from error
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)
-    if not callable(found):
-        raise UsageError(f"calibration source {source} is no callable")
-    return found  # type: ignore[no-any-return]
-
-
 def _feeds(make: Callable[[], Any], name: str) -> Iterator[Feed]:
     try:
         items = iter(make())
     except Exception as error:
         raise UsageError(
-            f"calibration source {name} gives no feeds: {type(error).__name__}: {_line(error)}"
+            f"calibration source {name} gives no feeds: {type(error).__name__}: {line_of(error)}"
         ) from error
     count = 0
     while True:
@@ -141,7 +187,7 @@ def _feeds(make: Callable[[], Any], name: str) -> Iterator[Feed]:
         except Exception as error:
             raise UsageError(
                 f"calibration source {name} raised at feed {count}: {type(error).__name__}: "
-                f"{_line(error)}"
+                f"{line_of(error)}"
             ) from error
         if isinstance(item, np.ndarray):
             item = {"": item}
@@ -152,7 +198,3 @@ def _feeds(make: Callable[[], Any], name: str) -> Iterator[Feed]:
             )
         yield Feed({k: np.asarray(v) for k, v in item.items()}, f"feed {count} of {name}")
         count += 1
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "no message"

@@ -107,6 +107,11 @@ class Session:
             ) from error
         return dict(zip(self.output_names, results, strict=True))
 
+    @property
+    def native(self) -> Any:
+        """The `onnxruntime.InferenceSession` itself, until `close`."""
+        return self._session
+
     def close(self) -> None:
         """Let go of onnxruntime's memory and of a temporary file."""
         self._session = None

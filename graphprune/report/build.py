@@ -15,7 +15,7 @@ from graphprune.onnx.shapes import infer_shapes
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.report.groups import group_reports
-from graphprune.report.model import DriftReport, GroupReport, Report, Side
+from graphprune.report.model import DriftReport, GroupReport, Metric, Report, Side
 
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
@@ -36,6 +36,7 @@ def build_report(
     warnings: Sequence[str],
     original_bytes: int,
     drift: DriftReport | None = None,
+    metric: Metric | None = None,
 ) -> Report:
     """Everything the user is told, from both graphs and the plan."""
     before = _side(original, binding, latency.original if latency else None, original_bytes)
@@ -57,6 +58,7 @@ def build_report(
         unpruned=plan.unpruned,
         timings_s=timings,
         warnings=tuple(notes),
+        metric=metric,
         drift=drift,
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from graphprune.analysis.groups import Group, Member
 from graphprune.analysis.ops import BATCH_NORMS
 from graphprune.errors import UsageError
-from graphprune.options import norm_order
+from graphprune.options import DATA_CRITERIA, norm_order
 
 WeightOf = Callable[[str], np.ndarray]
 """Contents of an initializer by name."""
@@ -57,8 +57,11 @@ def criterion_of(name: str) -> Measure | None:
     order = norm_order(name)
     if order is not None:
         return _norm(order)
-    if name == "energy":
-        raise UsageError("criterion 'energy' needs calibration inputs of an ONNX model")
+    if name in DATA_CRITERIA:
+        raise UsageError(
+            f"criterion '{name}' needs calibration inputs of an ONNX model; for a torch module there "
+            "is scores=GradientScores(...)"
+        )
     return {"random": None, "fpgm": _distances, "bn-scale": _norm(1)}[name]
 
 

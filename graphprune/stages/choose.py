@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.decide import Measured
 from graphprune.errors import NothingGainedError, UsageError
-from graphprune.options import Options
+from graphprune.options import DATA_CRITERIA, Options
 from graphprune.plan import Plan, Unpruned
 from graphprune.stages.work import Work
 
 if TYPE_CHECKING:
-    from graphprune.decide import Scores
+    from graphprune.decide import Scores, Subject
 
 
 def decide_stage(work: Work) -> Work:
@@ -43,32 +45,72 @@ def decide_stage(work: Work) -> Work:
 
 
 def _measured(work: Work) -> Measured:
-    return Measured(scores=_scores(work), curves=work.curves, latency=work.predict)
+    scores_of = _scores_of(work)
+    return Measured(
+        scores=None if scores_of is None else scores_of(_subject(work)),
+        curves=work.curves,
+        latency=work.predict,
+        scores_of=scores_of,
+    )
 
 
-def _scores(work: Work) -> Scores | None:
-    """Scores that come from calibration inputs, for the criterion that needs them."""
-    if work.options.criterion != "energy" or work.calibration is None:
+def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
+    """Scores from calibration inputs, for the criteria that need them; of a model that ran whole.
+
+    From inputs that are made up nothing is chosen unless a criterion is named.
+    """
+    options, calibration = work.options, work.calibration
+    if calibration is None or options.criterion not in ("auto", *DATA_CRITERIA):
         return None
-    from graphprune.compensation.energy import energy_scores
+    if options.criterion == "auto" and calibration.random:
+        return None
+    from graphprune.onnx.subject import OnnxSubject
+    from graphprune.scoring.run import data_scores
+
+    feeds = [batch.feeds for batch in calibration.fit]
+
+    def scores_of(subject: Subject) -> Scores:
+        assert isinstance(subject, OnnxSubject)
+        dims = {v.name: d for v, d in subject.shapes[0].dims.items() if v.name}
+
+        def scores(graph: DependencyGraph, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+            key = tuple((name, graph.by_name[name].units.tobytes()) for name in names)
+            if subject.model is work.known_model and key in work.scored:
+                return work.scored[key]
+            work.progress("score")
+            found = data_scores(
+                subject.model,
+                graph,
+                names,
+                subject.weight,
+                feeds,
+                options.criterion,
+                dims=dims,
+                threads=options.threads,
+                seed=options.seed,
+                progress=lambda share: work.progress("score", share),
+            )
+            if subject.model is work.known_model:
+                work.scored[key] = found
+            return found
+
+        return scores
+
+    return scores_of
+
+
+def _subject(work: Work) -> Subject:
     from graphprune.onnx.subject import OnnxSubject
 
     assert work.loaded is not None
-    subject = OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
-    feeds = [batch.feeds for batch in work.calibration.fit]
-    threads, seed = work.options.threads, work.options.seed
-    return lambda graph, names: energy_scores(
-        subject.model, graph, names, subject.weight, feeds, threads=threads, seed=seed
-    )
+    return OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
 
 
 def _of_module(work: Work, plan: Plan) -> Plan:
     """A plan that was made for the torch module that this model was exported from."""
-    from graphprune.onnx.subject import OnnxSubject
     from graphprune.transfer import transfer
 
-    assert work.loaded is not None
-    subject = OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
+    subject = _subject(work)
     return transfer(
         plan,
         subject.analyse(),

@@ -63,11 +63,23 @@ def _timed(work: Work) -> Work:
     return replace(work, latency=latency)
 
 
+def evaluate_stage(work: Work) -> Work:
+    """The user's own metric of the result, beside the original's."""
+    if work.metric is None:
+        return work
+    return replace(work, quality=(*work.quality[:1], work.metric(work.result)))
+
+
 def report_stage(work: Work) -> Work:
     """Put together what was done."""
     from graphprune.report.build import build_report
+    from graphprune.report.model import Metric
 
     assert work.loaded is not None
+    metric = None
+    if work.metric is not None:
+        before, after = work.quality
+        metric = Metric(work.metric.name, before, after)
     report = build_report(
         work.known_model,
         work.result,
@@ -81,5 +93,6 @@ def report_stage(work: Work) -> Work:
         warnings=work.warnings,
         original_bytes=work.loaded.original_size_bytes,
         drift=work.drift,
+        metric=metric,
     )
     return replace(work, report=report)

@@ -25,15 +25,29 @@ RUN_LIMIT = 1 << 30
 
 def load_stage(work: Work) -> Work:
     """Read, check and canonicalise; a model in memory is never changed."""
+    options = work.options
+    if options.eval is not None:
+        from graphprune.data.metric import load_metric
+
+        metric = load_metric(options.eval, threads=options.threads, provider=options.provider)
+        work = replace(work, metric=metric)
     loaded = load(resolve(work.source))
-    calibration = None
-    if work.options.calib is not None:
+    if options.calib is not None:
         from graphprune.data.feeds import read_calibration
 
-        options = work.options
-        calibration = read_calibration(options.calib, loaded.model, options.calib_samples)
-    original = canonicalise(loaded.model)
-    return replace(work, loaded=loaded, original=original, calibration=calibration)
+        calibration = read_calibration(
+            options.calib,
+            loaded.model,
+            options.calib_samples,
+            images=options.calib_images,
+            tokenizer=options.tokenizer,
+            max_length=options.max_length,
+            seed=options.seed,
+            dims=options.dims,
+        )
+        warnings = (*work.warnings, *calibration.warnings)
+        work = replace(work, calibration=calibration, warnings=warnings)
+    return replace(work, loaded=loaded, original=canonicalise(loaded.model))
 
 
 def run_stage(work: Work) -> Work:
@@ -51,6 +65,7 @@ def run_stage(work: Work) -> Work:
             work,
             bindings=_planned(work, first, second),
             shapes=shape_pair(model, *_planned(work, first, second)),
+            quality=() if work.metric is None else (work.metric(model),),
             warnings=(*work.warnings, warning),
         )
     with Session(model, threads=work.options.threads, provider=work.options.provider) as session:
@@ -58,7 +73,10 @@ def run_stage(work: Work) -> Work:
         timed = _single(session, model, one, work.options)
     bindings = _planned(work, one.binding, two.binding)
     shapes = shape_pair(model, *bindings)
-    return replace(work, bindings=bindings, shapes=shapes, trials=(one, two), timed=timed)
+    quality = () if work.metric is None else (work.metric(model),)
+    return replace(
+        work, bindings=bindings, shapes=shapes, trials=(one, two), timed=timed, quality=quality
+    )
 
 
 def _planned(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
     from graphprune.certify.copy_check import CopyCheck
     from graphprune.data.feeds import Calibration
+    from graphprune.data.metric import Metric
     from graphprune.measure.latency import Latency
     from graphprune.onnx.runtime import Trial
     from graphprune.report.model import DriftReport, Report
@@ -51,6 +53,11 @@ class Work:
     latency: Latency | None = None
     calibration: Calibration | None = None
     drift: DriftReport | None = None
+    metric: Metric | None = None
+    quality: tuple[float, ...] = ()
+    """By `metric`: of the original, once it ran, and of the pruned model."""
+    scored: dict[Any, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """Scores by what they are of, so that deciding again does not measure again."""
     report: Report | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

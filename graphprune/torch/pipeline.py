@@ -242,6 +242,11 @@ def prune(
     chosen = replace(options, **settings) if options is not None else Options(**settings)
     if plan is None and not chosen.says_what_stays:
         raise UsageError("say what stays: channels=, params=, macs=, heads=, head_dims= or a plan")
+    if chosen.calib is not None or chosen.eval is not None:
+        raise UsageError(
+            "calib and eval are for ONNX models: with a torch module score by data with "
+            "scores=GradientScores(...), and train it on"
+        )
     if inplace and own is False:
         raise UsageError("inplace=True keeps the module's class: do not give own=False with it")
     report_to = progress or (lambda *_: None)

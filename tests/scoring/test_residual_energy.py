@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from workbench import Bench, drawn, from_text
 
-from graphprune.compensation.energy import covariances, energy_scores
 from graphprune.errors import UsageError
 from graphprune.options import Options
+from graphprune.scoring.energy import residual_energy
+from graphprune.scoring.readers import Reader
+from graphprune.scoring.run import data_scores
+from graphprune.scoring.statistics import Statistics
 
 RNG = np.random.default_rng(0)
 
@@ -17,20 +20,12 @@ def feeds(count: int = 8) -> list[dict[str, np.ndarray]]:
     return [{"x": RNG.normal(1, 1, (64, 8)).astype(np.float32)} for _ in range(count)]
 
 
-def test_covariances_are_those_of_the_activation() -> None:
-    weights = {"w": drawn(8, 6), "v": drawn(6, 4)}
-    bench = Bench(from_text("h = MatMul (x, w) r = Relu (h) y = MatMul (r, v)", weights))
-    data = feeds()
-    found = covariances(bench.model, {"r": 1}, data)["r"]
-    r = np.maximum(np.concatenate([f["x"] for f in data]) @ weights["w"], 0)
-    np.testing.assert_allclose(found, np.cov(r.T, bias=True), atol=1e-5)
-
-
 def scored(w: np.ndarray, v: np.ndarray) -> np.ndarray:
     bench = Bench(from_text("h = MatMul (x, w) y = MatMul (h, v)", {"w": w, "v": v}))
     (group,) = bench.graph.groups
     weight = bench.weights.__getitem__
-    return energy_scores(bench.model, bench.graph, [group.name], weight, feeds())[group.name]
+    found = data_scores(bench.model, bench.graph, [group.name], weight, feeds(), "energy")
+    return found[group.name]
 
 
 def test_a_channel_that_others_explain_is_cheap_however_large() -> None:
@@ -56,6 +51,34 @@ def test_constant_channels_are_free() -> None:
     w[:, 1] = 0
     v[1] *= 100
     assert scored(w, v).argmin() == 1
+
+
+def test_it_is_the_greedy_elimination_of_the_textbook() -> None:
+    """Against inverses taken anew after every unit."""
+    rows = RNG.normal(size=(500, 12)) @ RNG.normal(size=(12, 12))
+    statistics = Statistics(12)
+    statistics.add(rows)
+    units = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, -1, -1])  # two channels each, two stay
+    energy = RNG.random(12) + 0.1
+    found = residual_energy(5, [(Reader("x", 1, units, energy, energy), statistics)])
+
+    covariance = np.cov(rows.T, bias=True)
+    floor = 1e-3 * np.diagonal(covariance).mean()
+    covariance += floor * np.eye(12)
+    total = (statistics.variance * energy).sum()
+    left, order = list(range(5)), []
+    while left:
+        stay = [c for c in range(12) if units[c] in left or units[c] < 0]
+        residual = 1 / np.diagonal(np.linalg.inv(covariance[np.ix_(stay, stay)])) - floor
+        cost = {
+            u: sum(residual[stay.index(c)] * energy[c] for c in np.flatnonzero(units == u)) / total
+            for u in left
+        }
+        order.append((min(left, key=lambda u: cost[u]), min(cost.values())))
+        left.remove(order[-1][0])
+    assert np.argsort(found).tolist() == [u for u, _ in order]
+    expected = np.maximum.accumulate([c for _, c in order])
+    np.testing.assert_allclose(np.sort(found), expected, rtol=1e-6)
 
 
 def test_it_needs_data() -> None:

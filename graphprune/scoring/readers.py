@@ -1,0 +1,175 @@
+"""Which linear layers read a group, and how large the weights are that each unit meets there.
+
+What a unit is worth shows where it is read: the channels of an activation that carry it, and the
+weights by which a layer multiplies these channels. Attention is read by its output projection, a
+flattened feature map by the layer behind it, a residual width by every layer that branches off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.analysis.groups import Group
+from graphprune.onnx.operands import attribute
+from graphprune.rules.context import is_weight
+from graphprune.selection.criteria import power_sums, units_at
+
+Array = np.ndarray[Any, Any]
+
+_CONVS = ("Conv", "FusedConv", "ConvTranspose")
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_STATE = 2
+"""Which input of a recurrent op its weights between time steps are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A linear layer that reads a group.
+
+    Attributes:
+        value: The activation it reads.
+        axis: The axis of channels there.
+        units: Unit of the group that each channel carries, -1 for none: `(channels,)`.
+        energy: Sum of the squared weights that each channel is multiplied by: `(channels,)`.
+        absolute: The same with absolute weights.
+    """
+
+    value: str
+    axis: int
+    units: Array
+    energy: Array
+    absolute: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """An activation of a group as one layer reads it."""
+
+    group: Group
+    node: ir.Node
+    axis: int
+    units: Array
+    channels: Mapping[str, Array]
+    """Units along the channel axis of each activation of the group, by name (convolutions: axis 1)."""
+
+
+def is_recurrent(group: Group) -> bool:
+    """Whether the group is the hidden width of a recurrent layer, whose loop amplifies errors."""
+    return any(m.site.op in _RECURRENT and m.site.input == _STATE for m in group.members)
+
+
+def readers_of(group: Group, uses: Mapping[str, list[tuple[ir.Node, int]]]) -> list[Reader]:
+    """The layers that read `group`; empty where none is linear.
+
+    A channel that a grouped or depthwise convolution only hands on, to outputs that leave with it,
+    is not read there: what comes behind reads it.
+
+    Args:
+        group: Of the analysis of the model.
+        uses: Activation -> nodes that read it, and as which input (see `uses_of`).
+    """
+    channels = {
+        m.site.name: units_at(group, m)
+        for m in group.members
+        if not m.site.is_weight and m.resolved.axes == (1,)
+    }
+    found = []
+    for member in group.members:
+        axes = member.resolved.axes
+        if member.site.is_weight or len(axes) != 1:
+            continue
+        units = units_at(group, member)
+        for node, position in uses.get(member.site.name, ()):
+            reader = _reader(
+                _Use(group, node, axes[0], units, channels), position, len(member.site.shape)
+            )
+            if reader is not None and (reader.energy[units >= 0] > 0).any():
+                found.append(reader)
+    return found
+
+
+def uses_of(model: ir.Model) -> dict[str, list[tuple[ir.Node, int]]]:
+    """Activation of the top graph -> the nodes that read it, each with the number of the input."""
+    found: dict[str, list[tuple[ir.Node, int]]] = {}
+    for node in model.graph:
+        for position, value in enumerate(node.inputs):
+            if value is not None and value.producer() is not None and not is_weight(value):
+                found.setdefault(value.name or "", []).append((node, position))
+    return found
+
+
+def _reader(use: _Use, position: int, rank: int) -> Reader | None:
+    node = use.node
+    sums: Callable[[float], Array] | None = None
+    if node.op_type in _CONVS and position == 0 and use.axis == 1:
+        weight = _weight(node, 1)
+        sums = None if weight is None else lambda p: _conv_sums(use, weight, p)
+    elif node.op_type in ("Gemm", "FusedGemm") and position == 0 and use.axis == 1:
+        if not attribute(node, "transA"):
+            sums = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
+    elif node.op_type in ("MatMul", "FusedMatMul"):
+        if attribute(node, "transA") or attribute(node, "transBatchA"):
+            return None
+        if position == 0 and use.axis == rank - 1:
+            sums = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
+        elif position == 1 and use.axis == rank - 2 and not attribute(node, "transB"):
+            sums = _matrix(node, 0, 1)
+    elif node.op_type in _RECURRENT and position == 0 and use.axis == rank - 1:
+        sums = _matrix(node, 1, 2)
+    if sums is None:
+        return None
+    energy, absolute = sums(2), sums(1)
+    if energy.shape != use.units.shape:
+        return None
+    value = node.inputs[position]
+    assert value is not None
+    return Reader(value.name or "", use.axis, use.units, energy, absolute)
+
+
+def _matrix(node: ir.Node, index: int, axis: int) -> Callable[[float], Array] | None:
+    weight = _weight(node, index)
+    if weight is None or weight.ndim != (3 if node.op_type in _RECURRENT else 2):
+        return None
+    return lambda p: power_sums(weight, (axis,), p)
+
+
+def _conv_sums(use: _Use, weight: Array, p: float) -> Array:
+    """Powers of the weights of each input channel; those to outputs that leave with it are 0."""
+    node = use.node
+    groups = int(attribute(node, "group", 1))
+    turned = node.op_type == "ConvTranspose"
+    if groups == 1:
+        return power_sums(weight, (0 if turned else 1,), p)
+    sums = power_sums(weight, (0, 1), p)  # Conv: out, in of its group; transposed the other way
+    if turned:
+        per_group = sums.reshape(groups, -1, weight.shape[1])
+    else:
+        per_group = sums.reshape(groups, -1, weight.shape[1]).transpose(0, 2, 1)
+    _, inputs, outputs = per_group.shape  # group, input, output
+    made = use.channels.get(node.outputs[0].name or "")
+    if made is not None and made.size == groups * outputs and use.units.size == groups * inputs:
+        mine = use.units.reshape(groups, inputs, 1)
+        per_group = np.where(made.reshape(groups, 1, outputs) == mine, 0, per_group)
+    return np.asarray(per_group.sum(2).reshape(-1))
+
+
+def _weight(node: ir.Node, index: int) -> Array | None:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or not is_weight(value) or value.const_value is None:
+        return None
+    array = value.const_value.numpy()
+    return array if array.dtype.kind == "f" or array.dtype.itemsize == 2 else None
+
+
+def values_read(found: Mapping[str, list[Reader]]) -> Iterator[tuple[str, int]]:
+    """Every activation that some reader reads, once, with its channel axis."""
+    seen: dict[str, int] = {}
+    for readers in found.values():
+        for reader in readers:
+            seen.setdefault(reader.value, reader.axis)
+    yield from seen.items()

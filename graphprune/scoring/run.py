@@ -1,0 +1,102 @@
+"""Scores of all groups by one data-driven criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.errors import UsageError
+from graphprune.options import BEST_WITH_DATA, DATA_CRITERIA
+from graphprune.scoring.energy import residual_energy
+from graphprune.scoring.moments import activation, apoz, flap, wanda
+from graphprune.scoring.readers import Reader, is_recurrent, readers_of, uses_of, values_read
+from graphprune.scoring.statistics import collect
+from graphprune.selection.criteria import WeightOf, scores
+
+Array = np.ndarray[Any, Any]
+
+_CRITERIA: dict[str, Callable[..., Array | None]] = {
+    "energy": residual_energy,
+    "activation": activation,
+    "wanda": wanda,
+    "flap": flap,
+    "apoz": apoz,
+}
+
+
+def data_scores(
+    model: ir.Model,
+    graph: DependencyGraph,
+    names: Sequence[str],
+    weight: WeightOf,
+    feeds: Sequence[Mapping[str, Array]],
+    criterion: str = "auto",
+    *,
+    dims: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Array]:
+    """Group name -> score of each unit (larger stays), with mean 1.
+
+    Groups that no linear layer reads, and hidden widths of recurrent layers, are scored by the L2
+    norm; so are, with `apoz`, groups whose activations are never exactly zero.
+
+    Args:
+        model: Canonical.
+        graph: Its analysis.
+        names: Groups to score.
+        weight: Contents of initializers.
+        feeds: Batches of inputs.
+        criterion: One of `graphprune.options.DATA_CRITERIA`, or `auto`: what was best when measured.
+        dims: Shapes of the model's values at some binding, to bound memory.
+        threads: Of onnxruntime.
+        seed: Of the choice of positions.
+        progress: Called with the share that is done.
+
+    Raises:
+        UnsupportedModelError: The model does not run on the inputs.
+        UsageError: No such criterion, or activations that are not finite.
+    """
+    criterion = BEST_WITH_DATA if criterion == "auto" else criterion
+    if criterion not in _CRITERIA:
+        raise UsageError(
+            f"criterion '{criterion}' does not use data: choose one of {', '.join(DATA_CRITERIA)}"
+        )
+    groups = [graph.by_name[name] for name in names]
+    uses = uses_of(model)
+    readers: dict[str, list[Reader]] = {
+        g.name: [] if is_recurrent(g) else readers_of(g, uses) for g in groups
+    }
+    statistics = collect(
+        model,
+        values_read(readers),
+        feeds,
+        full=criterion == "energy",
+        sizes=_sizes(model, feeds, dims or {}),
+        threads=threads,
+        seed=seed,
+        progress=progress,
+    )
+    result = scores(groups, weight, "l2", seed)
+    for group in groups:
+        found = [(r, statistics[r.value]) for r in readers[group.name]]
+        values = _CRITERIA[criterion](group.size, found) if found else None
+        if values is not None:
+            result[group.name] = values / (values.mean() or 1.0)
+    return result
+
+
+def _sizes(
+    model: ir.Model, feeds: Sequence[Mapping[str, Array]], dims: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """About how many elements each value has in the largest batch."""
+    inputs = [v.name or "" for v in model.graph.inputs if v.name in dims]
+    known = sum(int(np.prod(dims[n], dtype=np.int64)) for n in inputs) or 1
+    fed = max((sum(a.size for n, a in f.items() if n in inputs) for f in feeds), default=known)
+    factor = fed / known
+    return {n: int(factor * int(np.prod(d, dtype=np.int64))) for n, d in dims.items()}

@@ -1,0 +1,172 @@
+"""What activations are like on calibration inputs: one streamed pass, sums in float64.
+
+Only the activations of one batch are in memory, and no more of them than `MEMORY`: with more, the
+pass is made for one part of the values after the other. Of each value a seeded choice of positions
+counts, at most `ROWS` in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.errors import UsageError
+from graphprune.onnx.runtime import Session
+
+Array = np.ndarray[Any, Any]
+
+ROWS = 8192
+"""Vectors of each activation that are looked at."""
+
+WIDEST = 2048
+"""Channels up to which covariances are taken; of wider activations variances only."""
+
+MEMORY = 384 << 20
+"""Bytes of activations that one run hands out."""
+
+
+class Statistics:
+    """Of the channels of one activation.
+
+    Attributes:
+        count: Vectors that were counted in.
+        mean: Of each channel, `(channels,)`, float64.
+        scatter: Sum of products of deviations from the mean, `(channels, channels)`, or `(channels,)`
+            where only variances are kept.
+        absolute: Sum of absolute values, `(channels,)`.
+        zeros: How often each channel was exactly zero, `(channels,)`.
+    """
+
+    def __init__(self, channels: int, *, full: bool = True) -> None:
+        self.count = 0
+        self.mean = np.zeros(channels)
+        self.scatter = np.zeros((channels, channels) if full else channels)
+        self.absolute = np.zeros(channels)
+        self.zeros = np.zeros(channels)
+
+    def add(self, rows: Array) -> None:
+        """Count in `rows` `(n, channels)`, merging means so that nothing cancels (Chan et al.)."""
+        rows = rows.astype(np.float64)
+        n = len(rows)
+        if n == 0:
+            return
+        mean = rows.mean(0)
+        centred = rows - mean
+        shift = mean - self.mean
+        weight = self.count * n / (self.count + n)
+        if self.scatter.ndim == 2:
+            self.scatter += centred.T @ centred + weight * np.outer(shift, shift)
+        else:
+            self.scatter += (centred**2).sum(0) + weight * shift**2
+        self.count += n
+        self.mean += shift * n / self.count
+        self.absolute += np.abs(rows).sum(0)
+        self.zeros += (rows == 0).sum(0)
+
+    @property
+    def covariance(self) -> Array | None:
+        """`(channels, channels)`; None where only variances are kept."""
+        return self.scatter / max(self.count, 1) if self.scatter.ndim == 2 else None
+
+    @property
+    def variance(self) -> Array:
+        """Of each channel."""
+        sums = np.diagonal(self.scatter) if self.scatter.ndim == 2 else self.scatter
+        return np.asarray(sums / max(self.count, 1))
+
+    @property
+    def power(self) -> Array:
+        """Mean square of each channel."""
+        return self.variance + self.mean**2
+
+    @property
+    def mean_absolute(self) -> Array:
+        """Mean absolute value of each channel."""
+        return self.absolute / max(self.count, 1)
+
+    @property
+    def zero_share(self) -> Array:
+        """How often each channel is exactly zero, 0 to 1."""
+        return self.zeros / max(self.count, 1)
+
+
+def collect(
+    model: ir.Model,
+    wanted: Iterable[tuple[str, int]],
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    full: bool = True,
+    sizes: Mapping[str, int] | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Statistics]:
+    """Statistics of some values of `model`, each by its channels.
+
+    Args:
+        model: A graph in memory.
+        wanted: Value names with their channel axes.
+        feeds: Batches of inputs.
+        full: Covariances too, of values of at most `WIDEST` channels.
+        sizes: About how many elements each value has in one batch, to bound memory; a value that is
+            not named is taken alone.
+        threads: Of onnxruntime.
+        seed: Of the choice of positions.
+        progress: Called with the share that is done.
+
+    Raises:
+        UnsupportedModelError: The model does not run on the inputs.
+        UsageError: It runs, but gives values that are not finite.
+    """
+    values = list(wanted)
+    parts = list(_parts([name for name, _ in values], sizes or {}))
+    axes = dict(values)
+    number = {name: i for i, (name, _) in enumerate(values)}
+    each = max(1, ROWS // max(len(feeds), 1))
+    found: dict[str, Statistics] = {}
+    for p, part in enumerate(parts):
+        with Session(model, threads=threads, outputs=part) as session:
+            for b, feed in enumerate(feeds):
+                results = session.run(feed)
+                for name in part:
+                    flat = np.moveaxis(results[name], axes[name], -1)
+                    width = flat.shape[-1]
+                    rows = flat.reshape(-1, width)
+                    rows = rows[chosen_rows(len(rows), each, (seed, number[name], b))]
+                    if not np.isfinite(rows).all():
+                        raise UsageError(
+                            f"'{name}' is not finite on the calibration inputs (batch {b}): are "
+                            "they what the model takes?"
+                        )
+                    known = found.get(name)
+                    if known is None:
+                        known = Statistics(width, full=full and width <= WIDEST)
+                        found[name] = known
+                    known.add(rows)
+                if progress is not None:
+                    progress((p + (b + 1) / len(feeds)) / len(parts))
+    return found
+
+
+def chosen_rows(count: int, wanted: int, seed: Sequence[int]) -> Array:
+    """`wanted` of `count` rows, the same for the same seed, in order."""
+    if wanted >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(list(seed)).choice(count, wanted, replace=False))
+
+
+def _parts(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    part: list[str] = []
+    total = 0
+    for name in names:
+        own = 4 * sizes[name] if name in sizes else MEMORY
+        if part and total + own > MEMORY:
+            yield part
+            part, total = [], 0
+        part.append(name)
+        total += own
+    if part:
+        yield part
