@@ -9,26 +9,24 @@ added where it helps: no node, so nothing gets slower.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.least_squares import Moments, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
 from graphprune.compensation.targets import (
     Target,
     chosen_rows,
     find_targets,
-    original_rows,
     rows_per_sample,
 )
 from graphprune.onnx.names import FreshNames
-from graphprune.onnx.runtime import Session
-from graphprune.plan import Plan
+from graphprune.plan import Plan, take
 
 __all__ = ["CompensatePass", "LayerFit"]
 
@@ -86,6 +84,7 @@ class CompensatePass(ir.passes.InPlacePass):
         self.original = original
         self.dims = dims
         self.feeds = [*fit, *choose]
+        self.sizes = [_samples(feed) for feed in self.feeds]
         self.fitting = len(fit)
         self.threads = threads
         self.seed = seed
@@ -97,56 +96,52 @@ class CompensatePass(ir.passes.InPlacePass):
         """Refit in place. Raises UnsupportedModelError where a model does not run on the inputs."""
         targets, left = find_targets(model, self.plan, self.dims)
         self.left = tuple(left)
-        sizes = [_samples(feed) for feed in self.feeds]
-        per_sample = rows_per_sample(targets, sum(sizes))
-        wanted = [per_sample * size for size in sizes]
-        rows = original_rows(
-            self.original,
-            targets,
-            self.feeds,
-            wanted,
-            self.dims,
-            threads=self.threads,
-            seed=self.seed,
-        )
+        sources = [[t.source, *([t.skip] if t.skip else [])] for t in targets]
+        pruned = Frontier(model, self.feeds, sources, threads=self.threads)
+        values = [[t.value] for t in targets]
+        original = Frontier(self.original, self.feeds, values, threads=self.threads)
         names = FreshNames(model)
         done = []
         for i, target in enumerate(targets):
-            done.append(self._refit(model, i, target, rows[i], wanted, names))
-            rows[i] = []  # not needed any more
+            batches = zip(original.advance(i), pruned.advance(i), strict=True)
+            done.append(self._refit(i, target, batches, names))
             self.progress((i + 1) / len(targets))
         self.layers = tuple(done)
         return ir.passes.PassResult(model, modified=any(d.lam is not None for d in done))
 
     def _refit(
         self,
-        model: ir.Model,
         index: int,
         target: Target,
-        rows: Sequence[tuple[tuple[int, ...], Array]],
-        wanted: Sequence[int],
+        batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
         names: FreshNames,
     ) -> LayerFit:
         layer = target.layer
         name = layer.node.name or layer.output.name or ""
         groups, inputs, outputs = layer.weights.shape
-        source = layer.node.inputs[0]
-        assert source is not None
         fit, choose = (Moments(groups, inputs, outputs) for _ in range(2))
-        asked = [source.name or "", *([target.skip] if target.skip else [])]
-        with Session(_prefix(model, asked), threads=self.threads) as session:
-            for b, feed in enumerate(self.feeds):
-                shape, y = rows[b]
-                values = {**feed, **session.run({n: feed[n] for n in session.input_names})}
-                count = int(np.prod(shape, dtype=np.int64)) // (groups * outputs)
-                chosen = chosen_rows(count, wanted[b], (self.seed, index, b))
-                x = input_rows(layer, values[source.name or ""], shape, chosen)
-                y = y.astype(np.float64)
-                if target.skip:
-                    y = y - output_rows(layer.node, values[target.skip], chosen)
-                y = y.reshape(len(chosen), groups, outputs).transpose(1, 0, 2)
-                (fit if b < self.fitting else choose).add(x, y)
-        found = refit(fit, choose, layer.weights, layer.bias, biased=layer.biased)
+        per_sample = rows_per_sample(target, sum(self.sizes))
+        scale = np.where(target.live, target.scale, 1.0)
+        for b, (wanted, given) in enumerate(batches):
+            y = take(wanted[target.value], target.cuts)
+            count = y.size // (groups * outputs)
+            chosen = chosen_rows(count, per_sample * self.sizes[b], (self.seed, index, b))
+            x = input_rows(layer, given[target.source], y.shape, chosen)
+            rows = output_rows(layer.node, y, chosen).astype(np.float64)
+            if target.skip:
+                rows -= output_rows(layer.node, given[target.skip], chosen)
+            rows = (rows - target.shift) / scale
+            rows = rows.reshape(len(chosen), groups, outputs).transpose(1, 0, 2)
+            (fit if b < self.fitting else choose).add(x, rows)
+        importance = np.where(target.live, scale**2, 0.0).reshape(groups, outputs)
+        found = refit(
+            fit,
+            choose,
+            layer.weights,
+            layer.bias,
+            biased=layer.biased,
+            importance=importance / (importance.max() or 1.0),
+        )
         if found is None:
             return LayerFit(name)
         write_back(layer, found.weights, found.bias, names)
@@ -155,22 +150,3 @@ class CompensatePass(ir.passes.InPlacePass):
 
 def _samples(feed: Mapping[str, Array]) -> int:
     return max((a.shape[0] for a in feed.values() if a.ndim), default=1)
-
-
-def _prefix(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """What of a model computes the values called `names`, as a model; inputs it needs not go."""
-    copy = model.clone()
-    graph = copy.graph
-    values = {o.name: o for node in graph for o in node.outputs}
-    wanted = [values[n] for n in dict.fromkeys(names) if n in values]
-    graph.outputs.clear()
-    for value in wanted:
-        value.shape = None  # onnxruntime infers it
-        graph.outputs.append(value)
-    if not wanted:  # the layer reads an input itself
-        graph.outputs.append(next(iter(graph)).outputs[0])
-        graph.outputs[0].shape = None
-    RemoveUnusedNodesPass()(copy)
-    for value in [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]:
-        graph.inputs.remove(value)
-    return copy

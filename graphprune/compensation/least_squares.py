@@ -4,7 +4,8 @@
 
 The penalty pulls towards the weights that are there, W0: with `lam` to infinity nothing changes
 but the bias. `lam` is relative to the mean diagonal of the covariance of X. He et al. 2017 (channel
-pruning) and CORP / GRAIL solve the same problem with W0 = 0.
+pruning) and CORP / GRAIL solve the same problem with W0 = 0. Once `lam` is chosen, the rows it was
+chosen by are fitted to as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_FIRST = 3
+"""The regulariser that is tried first; its neighbours follow as long as they are better."""
 _LEAST_GAIN = 1e-3
 """A refit stays where it takes at least this share of the error on the rows held out."""
 _EXACT = 1e-12
@@ -24,7 +27,10 @@ _EXACT = 1e-12
 
 
 class Moments:
-    """Sums over rows of x x^T, x y^T, x, y and y y, in float64, for each of g groups.
+    """Sums over rows of x x^T, x y^T, x, y and y y for each of g groups.
+
+    Products of one batch are taken in float32 around the first batch's mean, which loses nothing
+    that a regulariser of 1e-5 would show, and summed in float64.
 
     Args:
         groups: Independent problems (the groups of a convolution).
@@ -38,25 +44,86 @@ class Moments:
         self.xy = np.zeros((groups, inputs, outputs))
         self.x = np.zeros((groups, inputs))
         self.y = np.zeros((groups, outputs))
-        self.yy = 0.0
+        self.yy = np.zeros((groups, outputs))
+        self.origin: tuple[Array, Array] | None = None
 
     def add(self, x: Array, y: Array) -> None:
         """Count in `x` `(g, rows, inputs)` and `y` `(g, rows, outputs)`."""
-        x, y = x.astype(np.float64), y.astype(np.float64)
+        if not x.shape[1]:
+            return
+        x, y = x.astype(np.float32, copy=False), y.astype(np.float32, copy=False)
+        if self.origin is None:
+            self.origin = x.mean(1), y.mean(1)
+        x, y = x - self.origin[0][:, None], y - self.origin[1][:, None]
         turned = x.transpose(0, 2, 1)
         self.count += x.shape[1]
         self.xx += turned @ x
         self.xy += turned @ y
-        self.x += x.sum(1)
-        self.y += y.sum(1)
-        self.yy += float((y * y).sum())
+        self.x += x.sum(1, dtype=np.float64)
+        self.y += y.sum(1, dtype=np.float64)
+        self.yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
 
-    def error(self, weights: Array, bias: Array) -> float:
-        """Mean over rows of the squared error of `x W + b`."""
-        quadratic = (weights * (self.xx @ weights)).sum() - 2 * (weights * self.xy).sum()
-        through = (weights.transpose(0, 2, 1) @ self.x[:, :, None])[:, :, 0]
-        constant = (2 * bias * (through - self.y)).sum() + self.count * (bias * bias).sum()
-        return max(0.0, float(quadratic + constant + self.yy)) / max(self.count, 1)
+    def __add__(self, other: Moments) -> Moments:
+        """Of the rows of both. The other is used up: it takes this one's origin."""
+        if self.origin is None or other.origin is None:
+            return other if self.origin is None else self
+        total = Moments(*self.xy.shape)
+        total.origin = self.origin
+        other._move(*self.origin)
+        total.count = self.count + other.count
+        for name in ("xx", "xy", "x", "y", "yy"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        return total
+
+    def _move(self, x: Array, y: Array) -> None:
+        """Take the sums around another origin."""
+        assert self.origin is not None
+        a = self.origin[0].astype(np.float64) - x
+        b = self.origin[1].astype(np.float64) - y
+        n = self.count
+        self.xx += self.x[:, :, None] * a[:, None] + a[:, :, None] * self.x[:, None]
+        self.xx += n * a[:, :, None] * a[:, None]
+        self.xy += self.x[:, :, None] * b[:, None] + a[:, :, None] * self.y[:, None]
+        self.xy += n * a[:, :, None] * b[:, None]
+        self.yy += 2 * self.y * b + n * b * b
+        self.x, self.y = self.x + n * a, self.y + n * b
+        self.origin = x, y
+
+    def centre(self) -> tuple[Array, Array]:
+        """Means of x and y over the rows, `(g, inputs)` and `(g, outputs)`."""
+        if self.origin is None:
+            return self.x, self.y
+        return self.x / self.count + self.origin[0], self.y / self.count + self.origin[1]
+
+    def normal(self, *, biased: bool) -> tuple[Array, Array]:
+        """Mean of x x^T and x y^T: around the means where there is a bias, else around zero."""
+        n = max(self.count, 1)
+        x, y = self.x / n, self.y / n
+        xx, xy = self.xx / n, self.xy / n
+        xx -= x[:, :, None] * x[:, None]
+        xy -= x[:, :, None] * y[:, None]
+        if not biased:
+            mean_x, mean_y = self.centre()
+            xx += mean_x[:, :, None] * mean_x[:, None]
+            xy += mean_x[:, :, None] * mean_y[:, None]
+        return xx, xy
+
+    def energy(self) -> Array:
+        """Mean square of each output, `(g, outputs)`."""
+        n = max(self.count, 1)
+        _, mean = self.centre()
+        return np.asarray(self.yy / n - (self.y / n) ** 2 + mean**2)
+
+    def error(self, weights: Array, bias: Array) -> Array:
+        """Mean over rows of the squared error of `x W + b`, of each output: `(g, outputs)`."""
+        n = max(self.count, 1)
+        if self.origin is not None:
+            through = (self.origin[0][:, None] @ weights)[:, 0]
+            bias = bias + through - self.origin[1]
+        squares = (weights * (self.xx @ weights - 2 * self.xy)).sum(1) + self.yy
+        through = (self.x[:, None] @ weights)[:, 0]
+        constant = 2 * bias * (through - self.y) + n * bias * bias
+        return np.asarray(np.maximum(squares + constant, 0.0) / n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +135,7 @@ class Fit:
         bias: `(g, outputs)`.
         lam: The relative regulariser; inf where only the bias moved.
         before: Relative squared error on the held-out rows with the weights that were there.
-        after: The same with these.
+        after: The same with weights of this regulariser, fitted to the other rows.
     """
 
     weights: Array
@@ -79,38 +146,92 @@ class Fit:
 
 
 def refit(
-    fit: Moments, held_out: Moments, weights: Array, bias: Array, *, biased: bool = True
+    fit: Moments,
+    held_out: Moments,
+    weights: Array,
+    bias: Array,
+    *,
+    biased: bool = True,
+    importance: Array | None = None,
 ) -> Fit | None:
     """The best weights by the error on held-out rows; None where none are better than what is.
 
     Args:
         fit: Of the rows to fit.
-        held_out: Of rows to choose by.
+        held_out: Of rows to choose by. Used up.
         weights: `(g, inputs, outputs)`, those that are there.
         bias: `(g, outputs)`, the same.
         biased: Whether a bias may be set.
+        importance: Of the squared error of each output, `(g, outputs)`; None for equal ones.
     """
-    n = max(fit.count, 1)
-    mean_x, mean_y = fit.x / n, fit.y / n
-    if not biased:
-        mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
-    scale = held_out.yy / max(held_out.count, 1)
-    before = held_out.error(weights, bias)
-    if scale == 0 or fit.count == 0 or before <= _EXACT * scale:
+    share = np.ones_like(bias) if importance is None else importance
+    scale = float((share * held_out.energy()).sum())
+    before = float((share * held_out.error(weights, bias)).sum())
+    if scale <= 0 or fit.count == 0 or before <= _EXACT * scale:
         return None
-    covariance = fit.xx / n - mean_x[:, :, None] * mean_x[:, None, :]
-    right = fit.xy / n - mean_x[:, :, None] * mean_y[:, None, :] - covariance @ weights
-    diagonal = np.einsum("gii->gi", covariance).mean(1)
-    eye = np.eye(covariance.shape[1])
-    best: Fit | None = None
-    for lam in (*LAMBDAS, np.inf):
-        found = weights
+    ridge = _Ridge(fit, weights, bias, biased)
+    errors: dict[int, float] = {}
+
+    def error(i: int) -> float:
+        if i not in errors:
+            found, constant = ridge.solve(LAMBDAS[i] if i < len(LAMBDAS) else np.inf)
+            errors[i] = float((share * held_out.error(found, constant)).sum())
+        return errors[i]
+
+    best = _lowest(error, len(LAMBDAS) + 1, _FIRST)
+    if not error(best) < before * (1 - _LEAST_GAIN):
+        return None
+    lam = LAMBDAS[best] if best < len(LAMBDAS) else np.inf
+    found, constant = _Ridge(fit + held_out, weights, bias, biased).solve(lam)
+    return Fit(found, constant, float(lam), before / scale, error(best) / scale)
+
+
+def _lowest(function: Any, count: int, start: int) -> int:
+    """Where a function of 0 .. count - 1 is lowest, walking downhill from `start`."""
+    best = start
+    for step in (-1, 1):
+        while 0 <= best + step < count and function(best + step) < function(best):
+            best += step
+    if function(count - 1) < function(best):  # the end that costs nothing
+        best = count - 1
+    return best
+
+
+class _Ridge:
+    """The normal equations of some rows, to be solved for several regularisers."""
+
+    def __init__(self, moments: Moments, weights: Array, bias: Array, biased: bool) -> None:
+        self._covariance, right = moments.normal(biased=biased)
+        self._right = right - self._covariance @ weights
+        self._weights, self._bias, self._biased = weights, bias, biased
+        self._centre = moments.centre()
+        self._scale = np.einsum("gii->gi", self._covariance).mean(1)
+
+    def solve(self, lam: float) -> tuple[Array, Array]:
+        """Weights and bias."""
+        found = self._weights
         if np.isfinite(lam):
-            ridge = lam * diagonal + 1e-12 * (diagonal.max(initial=0.0) or 1.0)
-            found = weights + np.linalg.solve(covariance + ridge[:, None, None] * eye, right)
-        constant = mean_y - np.einsum("gi,gio->go", mean_x, found) if biased else bias
-        error = held_out.error(found, constant)
-        if best is None or error < best.after * scale:
-            best = Fit(found, constant, float(lam), before / scale, error / scale)
-    assert best is not None
-    return best if best.after < best.before * (1 - _LEAST_GAIN) else None
+            least = 1e-12 * (self._scale.max(initial=0.0) or 1.0)
+            found = self._weights + _solved(
+                self._covariance, lam * self._scale + least, self._right
+            )
+        if not self._biased:
+            return found, self._bias
+        x, y = self._centre
+        return found, y - (x[:, None] @ found)[:, 0]
+
+
+def _solved(covariance: Array, ridge: Array, right: Array) -> Array:
+    """`(C + diag(ridge))^-1 right` for each group."""
+    if len(covariance) > 8:
+        eye = np.eye(covariance.shape[1])
+        return np.asarray(np.linalg.solve(covariance + ridge[:, None, None] * eye, right))
+    from scipy.linalg import cho_factor, cho_solve
+
+    found = np.empty_like(right)
+    for g, matrix in enumerate(covariance):
+        system = matrix.copy()
+        system[np.diag_indices_from(system)] += ridge[g]
+        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+        found[g] = cho_solve(factor, right[g], check_finite=False)
+    return found

@@ -7,27 +7,27 @@ output is only added to a skip, the target is the original's sum less what the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.compensation.linear import Linear, channel_axis, linear_of, output_rows
+from graphprune.compensation.linear import Linear, channel_axis, linear_of
+from graphprune.compensation.tail import affine_tail
 from graphprune.onnx.operands import op_names
-from graphprune.onnx.runtime import Session
-from graphprune.plan import Cut, Plan, pruned_shape, take
+from graphprune.plan import Cut, Plan, pruned_shape
 from graphprune.rules.context import is_weight
 
 Array = np.ndarray[Any, Any]
 Dims = Mapping[str, tuple[int, ...]]
 
 ROWS = 32768
-"""Rows of each layer that are looked at, spread over all calibration inputs."""
+"""Rows of each layer that are looked at, at most, spread over all calibration inputs."""
 
-MEMORY = 512 << 20
-"""Bytes for the targets of all layers together; with more channels there are fewer rows."""
+LEAST_ROWS = 16384
+ROWS_PER_INPUT = 12
 
 _LINEAR = op_names(
     "Conv ConvTranspose ConvInteger QLinearConv FusedConv Gemm FusedGemm MatMul FusedMatMul "
@@ -35,25 +35,42 @@ _LINEAR = op_names(
     "GRU RNN DynamicQuantizeLSTM"
 )
 
-_CHUNK = 256 << 20
-"""Bytes of the original's activations that one run hands out."""
-
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """A layer to refit.
 
+    The value that is compared is `scale * output + shift + skip`, channel by channel.
+
     Attributes:
         layer: In the pruned graph, with the weights it has before.
-        value: What is compared, a value of both graphs: the layer's output or a sum with it.
+        value: What is compared, a value of both graphs: the layer's output, what a batch norm
+            makes of it, or a sum with that.
         skip: The other operand of that sum, None without one.
         cuts: Of `value`.
+        scale: `(channels,)`.
+        shift: `(channels,)`.
     """
 
     layer: Linear
     value: str
     skip: str | None
     cuts: tuple[Cut, ...]
+    scale: Array
+    shift: Array
+
+    @property
+    def source(self) -> str:
+        """What the layer reads."""
+        value = self.layer.node.inputs[0]
+        assert value is not None
+        return value.name or ""
+
+    @property
+    def live(self) -> Array:
+        """Channels of which anything comes through, `(channels,)` bool."""
+        size = np.abs(self.scale)
+        return np.asarray(size > 1e-6 * size.max(initial=0.0))
 
 
 def find_targets(model: ir.Model, plan: Plan, dims: Dims) -> tuple[list[Target], list[str]]:
@@ -100,16 +117,22 @@ def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int])
     axis = channel_axis(layer.node, len(dims[name]))
     if any(c.axis != axis for c in cuts) or pruned_shape(dims[name], cuts)[axis] != layer.bias.size:
         return None
-    uses = list(output.uses())
-    if len(uses) == 1 and not output.is_graph_output() and uses[0].node.op_type == "Add":
+
+    def comparable(value: ir.Value) -> bool:
+        same = dims.get(value.name or "") == dims[name]
+        return same and _same_cuts(plan.tensors.get(value.name or "", ()), cuts)
+
+    end, scale, shift = affine_tail(output, layer.bias.size, len(dims[name]) - axis - 1)
+    uses = list(end.uses())
+    if len(uses) == 1 and not end.is_graph_output() and uses[0].node.op_type == "Add":
         add = uses[0].node
-        skip, total = add.inputs[1 - uses[0].idx], add.outputs[0].name or ""
-        if skip is not None and _is_skip(skip, layer.node, order):
-            same = dims.get(skip.name or "") == dims[name] == dims.get(total)
-            alike = _same_cuts(plan.tensors.get(total, ()), cuts)
-            if same and alike:
-                return Target(layer, total, skip.name, cuts)
-    return Target(layer, name, None, cuts)
+        other, total = add.inputs[1 - uses[0].idx], add.outputs[0]
+        alike = other is not None and dims.get(other.name or "") == dims[name]
+        if other is not None and alike and _is_skip(other, layer.node, order) and comparable(total):
+            return Target(layer, total.name or "", other.name, cuts, scale, shift)
+    if comparable(end):
+        return Target(layer, end.name or "", None, cuts, scale, shift)
+    return Target(layer, name, None, cuts, np.ones_like(scale), np.zeros_like(shift))
 
 
 def _is_skip(value: ir.Value, node: ir.Node, order: Mapping[ir.Node, int]) -> bool:
@@ -132,60 +155,8 @@ def chosen_rows(count: int, wanted: int, seed: Sequence[int]) -> Array:
     return np.sort(np.random.default_rng(list(seed)).choice(count, wanted, replace=False))
 
 
-def rows_per_sample(targets: Sequence[Target], samples: int) -> int:
-    """How many rows of each sample are looked at, so that all targets fit into MEMORY."""
-    width = sum(t.layer.bias.size for t in targets) or 1
-    return max(1, min(ROWS, MEMORY // (4 * width)) // max(samples, 1))
-
-
-def original_rows(
-    original: ir.Model,
-    targets: Sequence[Target],
-    feeds: Sequence[Mapping[str, Array]],
-    wanted: Sequence[int],
-    dims: Dims,
-    *,
-    threads: int = 1,
-    seed: int = 0,
-) -> list[list[tuple[tuple[int, ...], Array]]]:
-    """The original's values at the rows that are looked at, streamed.
-
-    Args:
-        original: Canonical.
-        targets: What is asked for.
-        feeds: Batches.
-        wanted: Rows of each batch.
-        dims: Shapes, to know how much one run hands out.
-        threads: Of onnxruntime.
-        seed: Of the choice of rows.
-
-    Returns:
-        For each target and batch: the value's shape in the pruned model, and `(rows, channels)`.
-    """
-    found: list[list[tuple[tuple[int, ...], Array]]] = [[] for _ in targets]
-    for chunk in _chunks(targets, dims):
-        with Session(original, threads=threads, outputs=[targets[i].value for i in chunk]) as run:
-            for b, feed in enumerate(feeds):
-                values = run.run(feed)
-                for i in chunk:
-                    target = targets[i]
-                    array = take(values[target.value], target.cuts)
-                    node = target.layer.node
-                    count = array.size // max(array.shape[channel_axis(node, array.ndim)], 1)
-                    chosen = chosen_rows(count, wanted[b], (seed, i, b))
-                    found[i].append((array.shape, output_rows(node, array, chosen)))
-    return found
-
-
-def _chunks(targets: Sequence[Target], dims: Dims) -> Iterator[list[int]]:
-    chunk: list[int] = []
-    size = 0
-    for i, target in enumerate(targets):
-        own = 32 * int(np.prod(dims[target.value], dtype=np.int64))  # up to 8 samples, 4 bytes
-        if chunk and size + own > _CHUNK:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(i)
-        size += own
-    if chunk:
-        yield chunk
+def rows_per_sample(target: Target, samples: int) -> int:
+    """How many rows of each sample are looked at: more where there are more weights to fit."""
+    inputs = int(target.layer.weights.shape[1])
+    rows = min(ROWS, max(LEAST_ROWS, ROWS_PER_INPUT * inputs))
+    return max(1, -(-rows // max(samples, 1)))
