@@ -1,152 +1,217 @@
-"""Quality of the shipped models at budgets of MACs, with and without calibration inputs.
+"""Quality of real trained models at budgets of MACs, pruned without training, beside other pruners.
 
-    python -m tools.accuracy [--names resnet-fashion ...] [--macs 0.7 0.5 0.25]
-        [--select energy:local energy:global] [--samples 512] [--seeds 0 1 2]
-        [--out docs/accuracy-calibration.md]
+    python -m tools.accuracy --packages FOLDER --cache FOLDER --json results.json
+        [--names silero-vad ...] [--macs 0.7 0.5 0.25] [--seeds 0 1 2] [--samples 512]
+        [--options "criterion=energy scope=local" ...] [--set key=value ...]
+        [--peers torch-pruning onnxsim] [--out docs/accuracy-real.md]
 
-Every model is pruned without training. Calibration inputs are unlabelled and apart from the ones
-that are scored. Seeds choose which calibration inputs are used and which rows of them are looked at.
+What FOLDER holds: `tools/accuracy_cases.py`. `--options` are options of `graphprune.compile` (JSON
+values), each text one method; `--set` adds to all of them. Seeds choose the calibration inputs. Each
+run is a process of its own and a record of the JSON file; what is there already is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
+from tools._common import Record, Results, environment, run_child, table, write_page
 
-import graphprune
-from graphprune import zoo
-from graphprune.errors import GraphpruneError
-from graphprune.onnx.runtime import Session
-from tools._common import environment, table, write_page
-
-FRAMES = 25
-"""Of a recording in one feed: a stateful model takes sequences, each starts from zero state."""
+ORIGINAL, PLAIN = "original", "L2, without data"
+NO_SEED = (ORIGINAL, PLAIN, "torch-pruning")
 
 
-def calibration(entry: Any, seed: int) -> list[dict[str, np.ndarray]]:
-    """The entry's calibration inputs in small feeds, in an order drawn by `seed`."""
-    feeds: list[dict[str, np.ndarray]] = []
-    for batch in entry.calibration():
-        first = next(iter(batch.values()))
-        step = FRAMES if len(batch) > 1 else 8
-        for start in range(0, len(first), step):
-            part = {
-                n: a[start : start + step] if len(a) == len(first) else a for n, a in batch.items()
-            }
-            feeds.append(part)
-    order = np.random.default_rng(seed).permutation(len(feeds))
-    return [feeds[i] for i in order]
+def options_of(text: str) -> dict[str, Any]:
+    """`key=value key=value` with JSON values, or words, as keywords of `graphprune.compile`."""
+    found: dict[str, Any] = {}
+    for part in text.split():
+        key, _, value = part.partition("=")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
 
 
-def quality(entry: Any, model: Any) -> float:
-    with Session(model) as session:
-        return float(entry.evaluate(session.run))
+def run_one(job: Record) -> Record:
+    """Prune and score once; what a process of its own does."""
+    from tools.accuracy_cases import CASES
+    from tools.accuracy_peers import NotReached, macs, onnxsim, torch_pruning
 
-
-def measure(given: argparse.Namespace) -> list[list[object]]:
-    rows: list[list[object]] = []
-    for name in given.names:
-        entry = zoo.get(name)
-        base = entry.evaluate_file()
-        for ratio in given.macs:
-            plain = _plain(entry, ratio)
-            for select in given.select:
-                rows.append(_row(entry, base, plain, select, ratio, given.samples, given.seeds))
-                print(*rows[-1], sep=" | ", flush=True)
-    return rows
-
-
-def _plain(entry: Any, ratio: float) -> str:
-    """The metric of what the default options make, without data."""
+    packages, method, budget = Path(job["packages"]), job["method"], job["macs"]
+    case = CASES[job["name"]](packages, Path(job["cache"]))
+    feeds = [] if method in NO_SEED else case.calibrate(job["seed"], job["samples"])
+    record: Record = {"metric": case.metric, "published": case.published}
+    started = time.process_time()
     try:
-        model = graphprune.compile(str(entry.path), macs=ratio, bench=False).model
+        if method == ORIGINAL:
+            model: Any = case.path
+        elif method == "torch-pruning":
+            if case.module is None:
+                raise NotReached("not available as a torch module")
+            model = torch_pruning(case.module, budget, packages)
+        elif method == "onnxsim":
+            model = onnxsim(case.path, feeds, budget, case.dims, packages)
+        else:
+            model = _ours(case, job, feeds, record)
+    except NotReached as error:
+        return {**record, "outcome": "no result", "reason": str(error)}
+    record["seconds"] = round(time.process_time() - started, 1)
+    record["macs"] = round(macs(model, case.dims) / macs(case.path, case.dims), 4)
+    return {**record, "outcome": "done", "scores": _scores(case, model)}
+
+
+def _ours(case: Any, job: Record, feeds: Any, record: Record) -> Any:
+    import graphprune
+    from graphprune.errors import GraphpruneError
+    from tools.accuracy_peers import NotReached
+
+    settings = {"macs": job["macs"], "bench": False, "dims": dict(case.dims)}
+    if job["method"] != PLAIN:
+        settings |= {"calib": feeds, "calib_samples": job["samples"], "seed": job["seed"]}
+        settings |= options_of(job["method"]) | options_of(" ".join(job["set"]))
+    try:
+        result = graphprune.compile(str(case.path), **settings)
     except GraphpruneError as error:
-        return str(error)
-    return f"{quality(entry, model):.4f}"
+        raise NotReached(f"{type(error).__name__}: {error}") from error
+    record["stages_s"] = dict(result.report.timings_s)
+    drift = result.report.drift
+    if drift is not None:
+        record["drift"] = [d["relative"] for d in (drift.uncompensated[0], drift.outputs[0])]
+    return result.model
 
 
-def _row(
-    entry: Any,
-    base: float,
-    plain: str,
-    select: str,
-    ratio: float,
-    samples: int,
-    seeds: Sequence[int],
-) -> list[object]:
-    found, seconds, drifts = [], [], []
-    criterion, _, scope = select.partition(":")
-    for seed in seeds:
-        result = graphprune.compile(
-            str(entry.path),
-            macs=ratio,
-            bench=False,
-            criterion=criterion,
-            scope=scope,
-            seed=seed,
-            calib=calibration(entry, seed),
-            calib_samples=samples,
+def _scores(case: Any, model: Any) -> dict[str, float]:
+    from graphprune.onnx.load import load
+    from graphprune.onnx.runtime import Session
+
+    with Session(load(model).model if hasattr(model, "SerializeToString") else model) as session:
+        scores = case.score(session.run)
+    return {name: round(value, 5) for name, value in scores.items()}
+
+
+# -- all of it ------------------------------------------------------------------------------------
+
+
+def jobs(given: argparse.Namespace) -> Iterator[tuple[str, Record]]:
+    """(key, job) of every run that is asked for, a whole round of models a seed."""
+    methods = [PLAIN, *given.options, *given.peers]
+    fixed = {"packages": str(given.packages.resolve()), "cache": str(given.cache.resolve())}
+    fixed |= {"samples": given.samples, "set": given.set}
+    for name in given.names:
+        yield (
+            f"{name} | {ORIGINAL}",
+            {**fixed, "name": name, "method": ORIGINAL, "macs": 1, "seed": 0},
         )
-        seconds.append(result.report.timings_s["compensate"])
-        found.append(quality(entry, result.model))
-        drifts.append(result.report.drift)
-    middle = median(found)
-    drift = drifts[0]
-    return [
-        entry.name,
-        ratio,
-        select,
-        f"{base:.4f}",
-        plain,
-        f"{middle:.4f}",
-        f"{min(found):.4f}-{max(found):.4f}",
-        f"{middle - base:+.4f}",
-        f"{drift.uncompensated[0]['relative']:.3f} -> {drift.outputs[0]['relative']:.3f}",
-        f"{median(seconds):.1f}",
-    ]
+    for seed in given.seeds:
+        for budget in given.macs:
+            for name in given.names:
+                for method in methods:
+                    if method in NO_SEED and seed != given.seeds[0]:
+                        continue
+                    key = f"{name} | {method} | {budget:g}"
+                    key += "" if method in NO_SEED else f" | {seed}"
+                    job = {"name": name, "method": method, "macs": budget, "seed": seed}
+                    yield key, {**fixed, **job}
 
 
-HEADER = (
-    "model",
-    "--macs",
-    "--criterion:--scope",
-    "original",
-    "l2 without --calib",
-    "with --calib (median)",
-    "range",
-    "against original",
-    "held-out relative error",
-    "seconds",
-)
+HEADER = ("method", "--macs", "metric", "median", "range", "against original", "MACs", "seconds")
+
+
+def rows(records: dict[str, Record], name: str) -> Iterator[list[object]]:
+    """One row for each method and budget of a model, budgets together."""
+    parts = {k: k.split(" | ") for k in records if k.startswith(f"{name} | ")}
+    base = records[f"{name} | {ORIGINAL}"]["scores"]
+    found: dict[tuple[str, str], list[Record]] = {}
+    for key, part in parts.items():
+        if part[1] != ORIGINAL:
+            found.setdefault((part[2], part[1]), []).append(records[key])
+    for (budget, method), runs in sorted(found.items(), key=lambda i: (-float(i[0][0]), i[0][1])):
+        done = [r for r in runs if r["outcome"] == "done"]
+        if not done:
+            yield [method, budget, "", runs[0]["outcome"], runs[0]["reason"], "", "", ""]
+        for metric in done[0]["scores"] if done else ():
+            values = sorted(r["scores"][metric] for r in done)
+            middle = median(values)
+            span = f"{values[0]:.4f} to {values[-1]:.4f} ({len(values)} seeds)"
+            yield [
+                method,
+                budget,
+                metric,
+                f"{middle:.4f}",
+                span if len(values) > 1 else "one run",
+                f"{middle - base[metric]:+.4f}",
+                f"{median(r['macs'] for r in done):.3f}",
+                f"{median(r['seconds'] for r in done):.0f}",
+            ]
+
+
+def page(records: dict[str, Record], given: argparse.Namespace) -> Iterator[str]:
+    """The parts of the page."""
+    yield (
+        "Written by `tools/accuracy.py` (how to repeat it: its first lines, and those of "
+        "`tools/accuracy_cases.py`, which names the models, the data and the metrics). No training, "
+        f"no labels; at most {given.samples} calibration inputs apart from the scored ones. MACs are "
+        "the share that is left, counted alike for all methods. Seconds are CPU seconds of one "
+        "thread for all of a compile: analysis, certificate and refit."
+    )
+    yield "\n".join(environment())
+    for name in given.names:
+        first = records.get(f"{name} | {ORIGINAL}")
+        if first is None or first["outcome"] != "done":
+            continue
+        said = ", ".join(f"{metric} {value:.4f}" for metric, value in first["scores"].items())
+        yield f"## {name}\n\nOriginal: {said}.\n\n" + table(
+            HEADER, rows(records, name), (1, 3, 5, 6, 7)
+        )
 
 
 def main() -> int:
+    """Run what is missing, write the page."""
     parser = argparse.ArgumentParser(prog="python -m tools.accuracy", description=__doc__)
-    parser.add_argument(
-        "--names", nargs="+", default=["resnet-fashion", "text-angle", "silero-vad"]
-    )
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--packages", type=Path)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--names", nargs="+")
     parser.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.5, 0.25])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--select", nargs="+", default=["energy:local", "energy:global"])
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--options", nargs="*", default=["criterion=energy scope=local"])
+    parser.add_argument("--set", nargs="*", default=[])
+    parser.add_argument("--peers", nargs="*", default=["torch-pruning", "onnxsim"])
+    parser.add_argument("--timeout", type=float, default=1200)
+    parser.add_argument("--again", action="store_true", help="also what the JSON file has")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows = measure(given)
+    if given.one:
+        print(json.dumps(run_one(json.loads(given.one))))
+        return 0
+    if given.packages is None or given.cache is None:
+        parser.error("--packages and --cache are needed")
+    from tools.accuracy_cases import CASES
+
+    given.names = given.names or list(CASES)
+    given.cache.mkdir(parents=True, exist_ok=True)
+    results = Results(given.json)
+    for key, job in jobs(given):
+        if key in results.records and not given.again:
+            continue
+        record = run_child(
+            "tools.accuracy", ["--one", json.dumps(job)], timeout=given.timeout, memory_gb=8
+        )
+        results.add(key, record)
+        print(key, record.get("scores") or record.get("reason"), record["wall_s"], flush=True)
     if given.out:
-        parts = [
-            f"Written by `python -m tools.accuracy {' '.join(sys.argv[1:])}`.",
-            "Accuracy or AUC on the labelled set that ships with each model; at most 512 unlabelled "
-            "calibration inputs (or feeds) apart from it. No training, one thread.",
-            "\n".join(environment()),
-            table(HEADER, rows, (1,)),
-        ]
-        write_page(given.out, "Accuracy with calibration inputs", parts)
+        write_page(
+            given.out, "Accuracy of real models without training", page(results.records, given)
+        )
     return 0
 
 

@@ -23,7 +23,7 @@ Dims = tuple[int, ...]
 def dim_names(value: ir.Value) -> tuple[int | str, ...] | None:
     """Dims of an input: ints, or names by which a binding addresses them; None without a rank.
 
-    Negative sizes, which some exporters write for "any", count as unnamed.
+    Negative sizes and names such as `?`, which some exporters write for "any", count as unnamed.
     """
     if value.shape is None or not isinstance(value.type, ir.TensorType | None):
         return None
@@ -31,8 +31,8 @@ def dim_names(value: ir.Value) -> tuple[int | str, ...] | None:
     for axis, dim in enumerate(value.shape):
         if isinstance(dim, int) and dim >= 0:
             names.append(dim)
-        elif isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-            names.append(dim.value)
+        elif isinstance(dim, ir.SymbolicDim) and any(map(str.isalnum, dim.value or "")):
+            names.append(str(dim.value))
         else:
             names.append(f"{value.name}:{axis}")
     return tuple(names)

@@ -104,3 +104,12 @@ def test_later_rungs_are_different_sizes() -> None:
     graph = model("float[N,3,H,W] x")
     sizes = [default_bindings(graph, None, rung)[0]["H"] for rung in range(len(RUNGS))]
     assert len(set(sizes)) == len(RUNGS)
+
+
+def test_a_question_mark_is_no_name_that_two_dims_could_share() -> None:
+    shape = [None, 3, "?", "?"]
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    found = input_dims(
+        ir.serde.deserialize_value_info_proto(value, None), {"x:0": 1, "x:2": 48, "x:3": 192}
+    )
+    assert found == (1, 3, 48, 192)
