@@ -57,6 +57,7 @@ class Options:
         scope: `local` (the same ratio everywhere), `global` (one threshold over the model) or
             `sensitivity` (widths of least summed damage, which is measured group by group).
         ratios_from: A file of `graphprune sensitivity`, whose damage curves set the widths.
+        latency_table: File that keeps what nodes take: read where it exists, else measured and written.
         max_divergence: Keep the outputs within this relative error of the original's on held-out
             calibration inputs, with as few multiply-adds as that allows.
         max_drop: Keep the metric of `eval` within this of the original's, the same way.
@@ -114,6 +115,7 @@ class Options:
     max_length: int | None = None
     eval: Any = field(default=None, compare=False)
     ratios_from: str | PathLike[str] | None = None
+    latency_table: str | PathLike[str] | None = None
     max_divergence: float | None = None
     max_drop: float | None = None
 
@@ -148,6 +150,7 @@ class Options:
                 raise UsageError(f"{name} {getattr(self, name)} is out of range: above 0")
         if self.max_drop is not None and self.max_divergence is not None:
             raise UsageError("give one of max_drop and max_divergence, not both")
+        self._check_measured()
         norm_order(self.criterion)
         if self.criterion in DATA_CRITERIA and self.calib is None:
             raise UsageError(
@@ -167,6 +170,23 @@ class Options:
             if getattr(self, name) < least:
                 raise UsageError(f"{name} {getattr(self, name)} is out of range: at least {least}")
 
+    def _check_measured(self) -> None:
+        """What has to be measured needs something to measure with. Raises UsageError."""
+        timed = self.latency is not None or self.latency_ms is not None
+        if self.latency_table is not None and not timed:
+            raise UsageError("latency_table is for a latency budget: give latency, too")
+        if self.scope == "sensitivity" and self.calib is None and self.ratios_from is None:
+            raise UsageError(
+                "scope 'sensitivity' needs calibration inputs to measure damage on: give calib "
+                "(--calib), or ratios_from with what graphprune sensitivity has measured"
+            )
+        if self.max_drop is not None and self.eval is None:
+            raise UsageError("max_drop is of your own metric: give eval (--eval module:callable)")
+        if self.max_divergence is not None and self.calib is None:
+            raise UsageError(
+                "max_divergence is measured on calibration inputs: give calib (--calib)"
+            )
+
     @property
     def says_what_stays(self) -> bool:
         """Whether anything is to be pruned at all."""
@@ -175,7 +195,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the report."""
-        names = ("calib", "eval", "tokenizer", "ratios_from")
+        names = ("calib", "eval", "tokenizer", "ratios_from", "latency_table")
         texts = {name: _text(getattr(self, name)) for name in names}
         plain = asdict(replace(self, **texts))  # type: ignore[arg-type]
         return {**plain, "group_ratio": [list(p) for p in self.group_ratio]}

@@ -1,6 +1,6 @@
 """The compile pipeline: one visible tuple of stages, each of which adds to what is known.
 
-load -> run -> decide -> rewrite -> certify -> compensate -> measure -> evaluate -> report
+load -> run -> survey -> aim -> decide -> rewrite -> certify -> compensate -> measure -> evaluate -> report
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from graphprune.onnx.load import load
 from graphprune.onnx.shapes import default_bindings, shape_pair
 from graphprune.options import Options
 from graphprune.plan import Plan
+from graphprune.stages.aim import aim_stage
 from graphprune.stages.choose import decide_stage, rewrite_stage
 from graphprune.stages.measure import evaluate_stage, measure_stage, report_stage
 from graphprune.stages.prove import certify_stage, verify
 from graphprune.stages.read import load_stage, resolve, run_stage
 from graphprune.stages.recover import compensate_stage
+from graphprune.stages.survey import survey_stage
 from graphprune.stages.work import Progress, Work
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Result:
 STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
     ("load", load_stage),
     ("run", run_stage),
+    ("survey", survey_stage),
+    ("aim", aim_stage),
     ("decide", decide_stage),
     ("rewrite", rewrite_stage),
     ("certify", certify_stage),
@@ -79,7 +83,10 @@ def compile(
     """
     options = replace(options, **settings) if options is not None else Options(**settings)
     if plan is None and not options.says_what_stays:
-        raise UsageError("say what stays: channels=, params=, macs=, heads=, head_dims= or a plan")
+        raise UsageError(
+            "say what stays: channels=, params=, macs=, latency=, latency_ms=, max_drop=, "
+            "max_divergence=, heads=, head_dims= or a plan"
+        )
     work = Work(model, options, progress or (lambda *_: None), given=plan)
     for name, stage in STAGES:
         work.progress(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -85,6 +86,31 @@ def mac_function(model: ir.Model, shapes: Shapes) -> Callable[[Sizes, UseSizes],
         return block(shapes, activations, uses)
 
     return macs
+
+
+def work_function(
+    model: ir.Model, shapes: Shapes
+) -> Callable[[Sizes, UseSizes], dict[str, float]]:
+    """A function from new shapes to how much each node of the top graph works, by node name.
+
+    Multiply-adds where it has any, else the elements that it makes: what its time follows.
+    """
+    block = _block(model, model.graph, shapes)
+    priced = {p.name: p for p in block.parts if isinstance(p, _Priced)}
+    others = {
+        node_name(node): [v for v in node.outputs if v in shapes.dims]
+        for node in model.graph
+        if node_name(node) not in priced
+    }
+
+    def work(activations: Sizes, uses: UseSizes) -> dict[str, float]:
+        found = {name: float(part(shapes, activations, uses)) for name, part in priced.items()}
+        for name, values in others.items():
+            made = [activations.get(v.name or "", shapes.dims[v]) for v in values]
+            found[name] = float(sum(prod(d) for d in made))
+        return found
+
+    return work
 
 
 def _block(model: ir.Model, graph: ir.Graph, shapes: Shapes) -> _Block:

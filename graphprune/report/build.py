@@ -37,6 +37,7 @@ def build_report(
     original_bytes: int,
     drift: DriftReport | None = None,
     metric: Metric | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything the user is told, from both graphs and the plan."""
     before = _side(original, binding, latency.original if latency else None, original_bytes)
@@ -60,6 +61,7 @@ def build_report(
         warnings=tuple(notes),
         metric=metric,
         drift=drift,
+        search=search,
     )
 
 

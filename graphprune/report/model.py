@@ -120,6 +120,7 @@ class Report:
         warnings: One line each.
         metric: Accuracy or the like before and after, where labelled data was at hand.
         drift: What compensation did, None without calibration inputs.
+        search: How a goal (time, accuracy, divergence) was reached: `goal`, `target` and `tries`.
     """
 
     version: str
@@ -137,6 +138,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     metric: Metric | None = field(default=None)
     drift: DriftReport | None = None
+    search: Mapping[str, Any] | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -176,6 +178,7 @@ class Report:
             "warnings": list(self.warnings),
             "metric": None if self.metric is None else asdict(self.metric),
             "drift": None if self.drift is None else asdict(self.drift),
+            "search": None if self.search is None else dict(self.search),
         }
 
     def dumps(self) -> str:

@@ -16,7 +16,9 @@ from graphprune.analysis.site import Site
 Counts = Mapping[str, Sequence[int]]
 """Group name -> units kept of each cell."""
 
-Macs = Callable[[dict[str, tuple[int, ...]], dict[tuple[str, int], tuple[int, ...]]], int]
+ActivationSizes = dict[str, tuple[int, ...]]
+UseSizes = dict[tuple[str, int], tuple[int, ...]]
+Macs = Callable[[ActivationSizes, UseSizes], int]
 """Multiply-adds of the model: from `{activation: shape}` and `{(node, input): shape}`."""
 
 
@@ -109,16 +111,13 @@ class CostModel:
     def __call__(self, counts: Counts) -> tuple[int, int]:
         """(parameters, MACs) with the given units kept; groups not named keep all."""
         kept = self._kept(counts)
-        activations: dict[str, tuple[int, ...]] = {}
-        uses: dict[tuple[str, int], tuple[int, ...]] = {}
         copies: dict[str, dict[int, int]] = {}
         whole = set(self.whole)
         for sized in self._sites:
-            site, shape = sized.site, sized.shape(kept)
+            site = sized.site
             if not site.is_weight:
-                activations[site.name] = shape
                 continue
-            uses[site.node, site.input] = shape
+            shape = sized.shape(kept)
             if shape == site.shape:
                 whole.add(site.name)
             else:
@@ -127,7 +126,20 @@ class CostModel:
         for name, sizes in copies.items():
             if name not in self.uncounted:
                 params += sum(sizes.values()) - (0 if name in whole else self._originals[name])
-        return params, self._macs(activations, uses)
+        return params, self._macs(*self.sizes(counts))
+
+    def sizes(self, counts: Counts) -> tuple[ActivationSizes, UseSizes]:
+        """Shapes of activations and of initializer uses with the given units kept."""
+        kept = self._kept(counts)
+        activations: ActivationSizes = {}
+        uses: UseSizes = {}
+        for sized in self._sites:
+            site = sized.site
+            if site.is_weight:
+                uses[site.node, site.input] = sized.shape(kept)
+            else:
+                activations[site.name] = sized.shape(kept)
+        return activations, uses
 
     def _kept(self, counts: Counts) -> np.ndarray:
         kept = np.zeros(len(self._variables), np.int64)

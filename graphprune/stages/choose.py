@@ -45,13 +45,18 @@ def decide_stage(work: Work) -> Work:
 
 
 def _measured(work: Work) -> Measured:
-    scores_of = _scores_of(work)
     return Measured(
-        scores=None if scores_of is None else scores_of(_subject(work)),
+        scores=scores_for(work),
         curves=work.curves,
         latency=work.predict,
-        scores_of=scores_of,
+        scores_of=_scores_of(work),
     )
+
+
+def scores_for(work: Work) -> Scores | None:
+    """Scores of the model's units from calibration inputs; None where the criterion needs none."""
+    scores_of = _scores_of(work)
+    return None if scores_of is None else scores_of(_subject(work))
 
 
 def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from graphprune.errors import NothingGainedError
 from graphprune.stages.choose import decide_stage, rewrite_stage
@@ -18,7 +18,7 @@ def measure_stage(work: Work) -> Work:
     if not work.options.bench or work.timed is None:
         return work
     first = found = _timed(work)
-    fixed = work.given is not None or work.options.align != "auto"
+    fixed = work.given is not None or work.search is not None or work.options.align != "auto"
     for grid in () if fixed else _COARSER:
         if not _slower(found):
             return found
@@ -86,7 +86,7 @@ def report_stage(work: Work) -> Work:
         work.known_plan,
         work.known_shapes[0].binding if work.timed is None else work.timed.binding,
         source=str(work.loaded.path or "model in memory"),
-        options=work.options,
+        options=work.asked or work.options,
         certificate=work.certificate,
         latency=work.latency,
         timings=work.timings,
@@ -94,5 +94,6 @@ def report_stage(work: Work) -> Work:
         original_bytes=work.loaded.original_size_bytes,
         drift=work.drift,
         metric=metric,
+        search=None if work.search is None else asdict(work.search),
     )
     return replace(work, report=report)

@@ -29,6 +29,29 @@ if TYPE_CHECKING:
 Progress = Callable[..., None]
 
 
+@dataclass(frozen=True)
+class Try:
+    """One model on the way to a goal: its budget as a fraction, and what was found."""
+
+    budget: float
+    found: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a goal was reached.
+
+    Attributes:
+        goal: `latency`, `max_drop` or `max_divergence`.
+        target: What was asked for.
+        tries: In order.
+    """
+
+    goal: str
+    target: float
+    tries: tuple[Try, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
     """What is known so far; every stage returns a copy that knows more."""
@@ -46,6 +69,9 @@ class Work:
     graph: DependencyGraph | None = None
     curves: Curves | None = None
     predict: Callable[[DependencyGraph], Cost] | None = None
+    asked: Options | None = None
+    """What the user said, where a search has turned it into a budget."""
+    search: Search | None = None
     plan: Plan | None = None
     pruned: ir.Model | None = None
     copied: CopyCheck | None = None

@@ -1,0 +1,1 @@
+"""Predicting a pruned model's time: what each node of the runtime-optimised graph takes."""

@@ -1,0 +1,1 @@
+"""How much a model loses when one group alone is pruned: damage curves, the source of ratios."""

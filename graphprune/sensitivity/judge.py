@@ -1,0 +1,100 @@
+"""How far a model's outputs are from the original's, before what saturates.
+
+Behind a Softmax or a Sigmoid a badly damaged model can look unharmed, or all damage alike: outputs
+are compared in front of them, and in front of ArgMax. The damage of an output is its squared error
+over its variance in the original, so that a constant offset that all samples share counts for
+nothing as signal; the damage of a model is the mean over its outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.onnx.runtime import Session
+
+Array = np.ndarray[Any, Any]
+
+_SATURATING = ("Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "ArgMax", "ArgMin", "Hardmax")
+_THROUGH = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
+
+
+def tap(value: ir.Value) -> ir.Value:
+    """What is compared in place of an output: what goes into the last saturating op before it."""
+    present = value
+    while (node := present.producer()) is not None and node.domain in ("", "ai.onnx"):
+        source = node.inputs[0] if node.inputs else None
+        if source is None or source.producer() is None:
+            break
+        if node.op_type in _SATURATING:
+            return source
+        if node.op_type not in _THROUGH:
+            break
+        present = source
+    return value
+
+
+class Judge:
+    """Compares models with an original on fixed inputs.
+
+    Args:
+        original: Canonical.
+        feeds: Inputs, batch by batch; nothing may have been fitted to them.
+        threads: Of onnxruntime.
+
+    Raises:
+        UnsupportedModelError: The original does not run on them.
+    """
+
+    def __init__(
+        self, original: ir.Model, feeds: Sequence[Mapping[str, Array]], threads: int = 1
+    ) -> None:
+        self.feeds = feeds
+        self._threads = threads
+        names = [tap(v).name or "" for v in original.graph.outputs]
+        self._taps = tuple(dict.fromkeys(names))
+        self._wanted = self._outputs(original)
+        self._scales = {name: self._variance(name) for name in self._taps}
+
+    def damage(self, model: ir.Model) -> float:
+        """Mean over outputs of the relative squared error; inf where one is not finite.
+
+        Raises:
+            UnsupportedModelError: The model does not run, or lacks a value that is compared.
+        """
+        found = self._outputs(model)
+        total = 0.0
+        for name, scale in self._scales.items():
+            error = count = 0.0
+            for wanted, got in zip(self._wanted, found, strict=True):
+                difference = got[name].astype(np.float64) - wanted[name]
+                error += float((difference * difference).sum())
+                count += difference.size
+            total += (error / count) / scale if count else 0.0
+        damage = total / max(len(self._scales), 1)
+        return damage if np.isfinite(damage) else float("inf")
+
+    def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
+        with Session(model, threads=self._threads, outputs=self._taps) as session:
+            runs = [session.run(feed) for feed in self.feeds]
+        return [{n: run[n] for n in self._taps} for run in runs]
+
+    def _variance(self, name: str) -> float:
+        """Of one output around the mean of its last axis; 1 where it is constant or no number."""
+        count = 0
+        first: Any = 0.0
+        second = 0.0
+        for run in self._wanted:
+            array = run[name].astype(np.float64)
+            rows = array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
+            count += len(rows)
+            first = first + rows.sum(0)
+            second += float((rows * rows).sum())
+        size = count * max(np.size(first), 1)
+        if size == 0:
+            return 1.0
+        variance = second / size - float(np.mean((first / count) ** 2))
+        return variance if variance > 1e-12 * max(second / size, 1e-30) else max(second / size, 1.0)

@@ -1,0 +1,166 @@
+"""The sensitivity analysis of a model: all groups alone, at several widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.data.feeds import Calibration
+from graphprune.data.metric import load_metric
+from graphprune.errors import NothingGainedError
+from graphprune.onnx.shapes import Shapes
+from graphprune.options import Options
+from graphprune.sensitivity.fold import layers_of, statistics_of
+from graphprune.sensitivity.judge import Judge
+from graphprune.sensitivity.probe import Prober
+from graphprune.sensitivity.result import Measurement, Sensitivity
+from graphprune.sensitivity.work import Job, workers
+
+Array = np.ndarray[Any, Any]
+Scores = Callable[[DependencyGraph, Sequence[str]], Mapping[str, Array]]
+
+FRACTIONS = (0.125, 0.25, 0.5, 0.75)
+"""Widths that `compile --scope sensitivity` measures."""
+
+EIGHT = tuple(i / 8 for i in range(1, 9))
+"""Widths that `graphprune sensitivity` measures (1 is the original)."""
+
+_TRAVELLING = ("align", "only", "exclude", "residual", "threads", "seed")
+"""What a worker has to know of the options."""
+
+JUDGED = 64
+"""Samples that damage is measured on, at most."""
+
+
+def sensitivity(
+    model: ir.Model,
+    shapes: tuple[Shapes, Shapes],
+    options: Options,
+    data: Calibration,
+    *,
+    source_sha256: str = "",
+    scores: Scores | None = None,
+    metric: Any = None,
+    fractions: Sequence[float] = EIGHT,
+    compensate: bool = True,
+    both: bool = True,
+    jobs: int = 1,
+    scheduler: str = "",
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Sensitivity:
+    """Measure what a model loses when one group alone keeps a fraction of its units.
+
+    Args:
+        model: Canonical.
+        shapes: Its sizes at two bindings.
+        options: Which groups, by what units are ranked, alignment, threads, seed.
+        data: Calibration inputs: statistics from `fit`, damage on `choose`.
+        source_sha256: Of the model's file.
+        scores: Scores of units, in place of those of the criterion.
+        metric: The user's (see `graphprune.data.metric`): `module:callable`, or a callable.
+        fractions: Of units that stay, rounded to the grid.
+        compensate: Measure with compensation in closed form.
+        both: Then also without.
+        jobs: Processes.
+        scheduler: Address of a Dask scheduler that has workers.
+        checkpoint: File that keeps what is measured; a later call with the same settings goes on
+            from it. Removed at the end.
+        progress: Called with the share that is done.
+
+    Raises:
+        NothingGainedError: No group of the model can be pruned.
+        UsageError: No such scheduler, or the metric does not work.
+        UnsupportedModelError: The model does not run on the inputs.
+    """
+    judged = _few([b.feeds for b in data.choose], [b.samples for b in data.choose])
+    prober = Prober(model, shapes, options, Judge(model, judged, options.threads), scores)
+    if not prober.groups:
+        raise NothingGainedError("no group of the model can be pruned: there is nothing to measure")
+    statistics = None
+    if compensate:
+        statistics = statistics_of(
+            model,
+            layers_of(model, prober.groups),
+            [b.feeds for b in data.fit],
+            threads=options.threads,
+            seed=options.seed,
+        )
+    job = Job(
+        ir.to_proto(model).SerializeToString(),
+        (dict(shapes[0].binding), dict(shapes[1].binding)),
+        Options(**{name: getattr(options, name) for name in _TRAVELLING}),
+        judged,
+        prober.scores,
+        statistics,
+        metric,
+        both,
+    )
+    settings = _settings(options, data, fractions, compensate, both)
+    sizes = {g.name: g.size for g in prober.groups}
+    points = {(p.group, p.counts): p for p in prober.points(fractions)}
+    found: dict[Any, Measurement] = {}
+    empty = Sensitivity(source_sha256, sizes, (), settings=settings)
+    for old in _resumed(checkpoint, empty):
+        if (old.group, old.counts) in points:
+            found[old.group, old.counts] = old
+    left = [p for key, p in points.items() if key not in found]
+    quality = None if metric is None else load_metric(metric, threads=options.threads)(model)
+    report = progress or (lambda share: None)
+
+    def result() -> Sensitivity:
+        done = tuple(found[key] for key in points if key in found)
+        return replace(empty, measurements=done, quality=quality)
+
+    if left:
+        with workers(job, jobs, scheduler) as measured:
+            for each in measured(left):
+                found[each.group, each.counts] = each
+                report(len(found) / len(points))
+                if checkpoint is not None:
+                    result().save(checkpoint)
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return result()
+
+
+def _few(feeds: Sequence[Mapping[str, Array]], samples: Sequence[int]) -> list[Mapping[str, Array]]:
+    """As many batches as hold `JUDGED` samples; at least one."""
+    found: list[Mapping[str, Array]] = []
+    total = 0
+    for feed, count in zip(feeds, samples, strict=True):
+        if found and total + count > JUDGED:
+            break
+        found.append(feed)
+        total += count
+    return found
+
+
+def _settings(
+    options: Options, data: Calibration, fractions: Sequence[float], compensate: bool, both: bool
+) -> dict[str, Any]:
+    names = ("align", "criterion", "exclude", "only", "residual", "seed")
+    chosen = {n: getattr(options, n) for n in names}
+    return {
+        **{n: list(v) if isinstance(v, tuple) else v for n, v in chosen.items()},
+        "fractions": list(fractions),
+        "compensated": compensate,
+        "uncompensated": both or not compensate,
+        "samples": data.samples,
+    }
+
+
+def _resumed(checkpoint: str | PathLike[str] | None, wanted: Sensitivity) -> list[Measurement]:
+    """What an interrupted run with the same settings has measured already."""
+    if checkpoint is None or not Path(checkpoint).exists():
+        return []
+    old = Sensitivity.load(checkpoint)
+    same = old.source_sha256 == wanted.source_sha256 and old.sizes == wanted.sizes
+    return list(old.measurements) if same and old.settings == dict(wanted.settings) else []

@@ -1,0 +1,185 @@
+"""The work of a sensitivity analysis, as something that other processes and machines can take on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphprune.data.metric import load_metric
+from graphprune.errors import GraphpruneError, UsageError
+from graphprune.onnx.shapes import shape_pair
+from graphprune.options import Options
+from graphprune.scoring.statistics import Statistics
+from graphprune.sensitivity.fold import Folder, layers_of
+from graphprune.sensitivity.judge import Judge
+from graphprune.sensitivity.probe import Point, Prober
+from graphprune.sensitivity.result import Measurement
+
+Array = np.ndarray[Any, Any]
+Feeds = Sequence[Mapping[str, Array]]
+Evaluate = Callable[[Point], Measurement]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that is needed to measure one group at one width; it can be sent anywhere.
+
+    Attributes:
+        model: The canonical original, serialised.
+        bindings: Two sizes of its dynamic dimensions.
+        options: Which groups, by what they are ranked, at which alignment.
+        judged: Inputs that damage is measured on.
+        scores: Scores of the units of each group.
+        statistics: Of what the layers read that are folded; None: nothing is compensated.
+        metric: The user's, where there is one: as text it is imported in every process.
+        both: Measure as cut too, not only with compensation.
+    """
+
+    model: bytes
+    bindings: tuple[Mapping[str, int], Mapping[str, int]]
+    options: Options
+    judged: Feeds
+    scores: Mapping[str, Array]
+    statistics: Mapping[str, Statistics] | None = None
+    metric: Any = None
+    both: bool = True
+
+    @property
+    def key(self) -> str:
+        """Tells jobs apart within a process."""
+        return hashlib.sha256(self.model).hexdigest() + repr((self.options, self.both))
+
+
+class Bench:
+    """A job made ready in one process."""
+
+    def __init__(self, job: Job) -> None:
+        model = ir.from_proto(onnx.load_from_string(job.model))
+        self.job = job
+        threads = job.options.threads
+        self._metric = None if job.metric is None else load_metric(job.metric, threads=threads)
+        self.prober = Prober(
+            model,
+            shape_pair(model, *job.bindings),
+            job.options,
+            Judge(model, job.judged, job.options.threads),
+            lambda _, names: {n: job.scores[n] for n in names},
+        )
+        if job.statistics is not None:
+            self.prober.fold = Folder(layers_of(model, self.prober.groups), job.statistics)
+
+    def measure(self, point: Point) -> Measurement:
+        """One group at one width, as cut and with compensation."""
+        found = Measurement(point.group, point.kept, point.counts)
+        folds = self.job.statistics is not None
+        if self.job.both or not folds:
+            damage, quality = self._judged(point, folded=False)
+            found = replace(found, damage=damage, quality=quality)
+        if folds:
+            damage, quality = self._judged(point, folded=True)
+            found = replace(found, folded=damage, quality_folded=quality)
+        return found
+
+    def _judged(self, point: Point, *, folded: bool) -> tuple[float | None, float | None]:
+        model = self.prober.model(point, folded=folded)
+        damage = None if model is None else self.prober.damage_of(model)
+        if model is None or damage is None or self._metric is None:
+            return damage, None
+        return damage, self._metric(model)
+
+
+_ready: dict[str, Bench] = {}
+_given: list[Job] = []
+
+
+def measure(job: Job | None, point: Point) -> Measurement:
+    """Measure in this process, which keeps what the job needs; None: the job it was started with."""
+    job = _given[0] if job is None else job
+    if job.key not in _ready:
+        _ready.clear()
+        _ready[job.key] = Bench(job)
+    return _ready[job.key].measure(point)
+
+
+def _start(job: Job) -> None:
+    _given[:] = [job]
+
+
+@contextmanager
+def workers(job: Job, jobs: int = 1, scheduler: str = "") -> Iterator[Callable[..., Any]]:
+    """A function that measures points as they come: here, in processes, or on a Dask cluster.
+
+    Args:
+        job: What is measured.
+        jobs: Processes; 1: in this one.
+        scheduler: Address of a Dask scheduler, in place of processes of this machine.
+
+    Yields:
+        A function from points to measurements, in the order in which they are ready.
+
+    Raises:
+        UsageError: No such scheduler, or a cluster without `dask.distributed`.
+    """
+    if scheduler:
+        with _cluster(scheduler) as client:
+            shared = client.submit(_identity, job, pure=False)  # a dead worker's copy is made anew
+            executor = client.get_executor(retries=3, pure=False)
+            yield partial(_through, executor, shared)
+    elif jobs > 1:
+        import multiprocessing
+
+        spawn = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
+        with ProcessPoolExecutor(jobs, spawn, _start, (job,)) as pool:
+            yield partial(_through, pool, None)
+    else:
+        bench = Bench(job)
+        yield lambda points: map(bench.measure, points)
+
+
+def _identity(job: Job) -> Job:
+    return job
+
+
+def _through(executor: Executor, job: Any, points: Iterable[Point]) -> Iterator[Measurement]:
+    waiting: list[Future[Measurement]] = [executor.submit(measure, job, p) for p in points]
+    try:
+        for done in as_completed(waiting):
+            yield done.result()
+    except GraphpruneError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise UsageError(
+            f"a worker of the analysis failed ({type(error).__name__}: {text}): run it again, it "
+            "goes on where it stopped"
+        ) from error
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError(
+            "--scheduler needs dask.distributed: pip install 'graphprune[cluster]'"
+        ) from error
+    try:
+        client = Client(address, timeout=10)  # type: ignore[no-untyped-call]
+    except Exception as error:  # of many kinds: no such host, refused, a wrong scheme
+        raise UsageError(
+            f"no Dask scheduler answers at {address} ({type(error).__name__})"
+        ) from error
+    with client:
+        yield client

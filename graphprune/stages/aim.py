@@ -1,0 +1,192 @@
+"""Searching for the budget that meets a goal which only the finished model can tell.
+
+A goal is a measured time, an accuracy, or how far outputs may move. A try is the model that one
+budget makes, compensated as the result will be. The stages behind this one make the model that was
+found once more, and prove it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from graphprune.errors import NothingGainedError, UnreachableTargetError
+from graphprune.options import Options
+from graphprune.stages.choose import decide_stage, rewrite_stage
+from graphprune.stages.recover import compensate_stage
+from graphprune.stages.work import Search, Try, Work
+
+_TIMINGS = 6
+_SECONDS = 4.0
+_NEAR = (0.95, 1.02)
+"""A measured time is taken at once within these of the target, and at most 5 % above it at all."""
+_FARTHEST = 1.05
+
+_EVALUATIONS = 12
+_FINE = 0.02
+"""Budgets are told apart down to this share of the original's multiply-adds."""
+
+
+def aim_stage(work: Work) -> Work:
+    """Turn goals into a budget. Raises UnreachableTargetError with the closest that was found."""
+    options = work.options
+    if work.given is not None:
+        return work
+    if options.latency is not None or options.latency_ms is not None:
+        work = _latency(work)
+    if options.max_drop is not None or options.max_divergence is not None:
+        work = _quality(work)
+    return work
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """What a model may lose, and how that is measured."""
+
+    name: str
+    most: float
+    of: Callable[[Work], float]
+
+
+def _latency(work: Work) -> Work:
+    """Correct the predicted budget until the measured time is what was asked for."""
+    from graphprune.measure.latency import compare_latency, time_model
+
+    options = work.options
+    assert work.timed is not None
+    asked = options.latency
+    if asked is None:
+        assert options.latency_ms is not None
+        whole = time_model(
+            work.known_model, work.timed.feeds, options.threads, options.provider
+        ).median_ms
+        asked = options.latency_ms / whole
+    if asked >= 1:
+        raise NothingGainedError(
+            f"the model already runs in less than {options.latency_ms:g} ms: nothing is to be pruned"
+        )
+    tries: list[Try] = []
+    budget = asked
+    for _ in range(_TIMINGS):
+        work.progress("search", len(tries) / _TIMINGS)
+        try:
+            made = _made(work, replace(options, latency=min(budget, 1.0), latency_ms=None))
+        except UnreachableTargetError:
+            if not tries or min(t.found for t in tries) > asked * _FARTHEST:
+                raise
+            break
+        found = compare_latency(
+            work.known_model,
+            made.result,
+            work.timed.feeds,
+            threads=options.threads,
+            provider=options.provider,
+            seconds_budget=_SECONDS,
+        )
+        tries.append(Try(budget, 1 / found.ratio))
+        if _NEAR[0] * asked <= tries[-1].found <= _NEAR[1] * asked:
+            break
+        corrected = _corrected(tries, asked)
+        if any(abs(corrected - t.budget) < 1e-3 for t in tries):
+            break
+        budget = corrected
+    fitting = [t for t in tries if t.found <= asked * _FARTHEST]
+    best = min(fitting or tries, key=lambda t: abs(t.found - asked))
+    if not fitting:
+        raise UnreachableTargetError(
+            f"the latency target cannot be reached: {best.found:.3f} of the original's time is the "
+            f"closest that was found, {asked:.3f} was asked for"
+        )
+    return replace(
+        work,
+        options=replace(options, latency=best.budget, latency_ms=None),
+        asked=work.asked or options,
+        search=Search("latency", asked, tuple(tries)),
+    )
+
+
+def _corrected(tries: list[Try], asked: float) -> float:
+    """The next budget: between the two tries around the target, or scaled by what it missed."""
+    below = max((t for t in tries if t.found <= asked), key=lambda t: t.found, default=None)
+    above = min((t for t in tries if t.found > asked), key=lambda t: t.found, default=None)
+    if below is not None and above is not None and above.found > below.found:
+        share = (asked - below.found) / (above.found - below.found)
+        return below.budget + share * (above.budget - below.budget)
+    return tries[-1].budget * asked / tries[-1].found
+
+
+def _quality(work: Work) -> Work:
+    """The smallest budget of multiply-adds whose model stays within the limit, by bisection."""
+    options = work.options
+    limit = _limit(work)
+    tries: list[Try] = []
+
+    def within(budget: float) -> bool:
+        work.progress("search", len(tries) / _EVALUATIONS)
+        try:
+            made = _made(work, _budgeted(options, budget))
+        except (UnreachableTargetError, NothingGainedError):
+            tries.append(Try(budget, float("inf")))
+            return False
+        tries.append(Try(budget, limit.of(made)))
+        return tries[-1].found <= limit.most
+
+    if any(
+        getattr(options, name) is not None for name in ("channels", "params", "macs", "latency")
+    ):
+        if not within(1.0):
+            raise UnreachableTargetError(
+                f"the budget cannot be met within {limit.name} {limit.most:g}: the model it makes "
+                f"loses {tries[-1].found:.4g}"
+            )
+        return replace(work, search=Search(limit.name, limit.most, tuple(tries)))
+    low, high = 0.0, 1.0
+    budget = 0.5
+    while high - low > _FINE and len(tries) < _EVALUATIONS:
+        if within(budget):
+            high = budget
+        else:
+            low = budget
+        budget = (low + high) / 2
+    if high == 1.0:
+        closest = min(tries, key=lambda t: (t.found, t.budget))
+        raise UnreachableTargetError(
+            f"{limit.name} {limit.most:g} cannot be met by pruning: at {closest.budget:.2f} of the "
+            f"multiply-adds the model loses {closest.found:.4g}"
+        )
+    return replace(
+        work,
+        options=_budgeted(options, high),
+        asked=work.asked or options,
+        search=Search(limit.name, limit.most, tuple(tries)),
+    )
+
+
+def _budgeted(options: Options, budget: float) -> Options:
+    return options if budget == 1.0 else replace(options, macs=budget)
+
+
+def _limit(work: Work) -> _Limit:
+    options = work.options
+    if options.max_drop is not None:
+        metric = work.metric
+        assert metric is not None  # the options see to it
+        before = metric(work.known_model) if not work.quality else work.quality[0]
+        return _Limit("max_drop", options.max_drop, lambda made: before - metric(made.result))
+    from graphprune.sensitivity.judge import Judge
+
+    assert options.max_divergence is not None
+    assert work.calibration is not None
+    feeds = [b.feeds for b in work.calibration.judge]
+    judge = Judge(work.known_model, feeds, options.threads)
+    return _Limit(
+        "max_divergence", options.max_divergence, lambda made: judge.damage(made.result) ** 0.5
+    )
+
+
+def _made(work: Work, options: Options) -> Work:
+    """The model that some options make, not proven yet."""
+    made = replace(work, options=options)
+    for stage in (decide_stage, rewrite_stage, compensate_stage):
+        made = stage(made)
+    return made
