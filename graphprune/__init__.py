@@ -4,8 +4,8 @@
     result = graphprune.compile("model.onnx", channels=0.5)
 
 `compile` prunes, proves and times; `analyse` gives the dependency graph; `Plan` is what was decided;
-`op_rule` registers a rule for an op of your own; `graphprune.passes` holds the single passes;
-`graphprune.torch` does the same for modules.
+`sparsify` sets single weights to zero; `op_rule` registers a rule for an op of your own;
+`graphprune.passes` holds the single passes; `graphprune.torch` does the same for modules.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphprune.pipeline import Result, analyse, compile, verify
     from graphprune.plan import Plan
     from graphprune.rules.registry import op_rule
+    from graphprune.sparse.sparsify import sparsify
 
 _WHERE = {
     "DependencyGraph": "analysis.dependency",
@@ -29,6 +30,7 @@ _WHERE = {
     "analyse": "pipeline",
     "compile": "pipeline",
     "op_rule": "rules.registry",
+    "sparsify": "sparse.sparsify",
     "verify": "pipeline",
 }
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "analyse",
     "compile",
     "op_rule",
+    "sparsify",
     "verify",
 ]
 

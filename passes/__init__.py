@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graphprune.passes.fold_initializers import FoldInitializersPass
     from graphprune.passes.gather_channel_shuffles import GatherChannelShufflesPass
     from graphprune.passes.prune import PrunePass
+    from graphprune.passes.sparsify import SparsifyPass
     from graphprune.passes.stamp import StampPass
 
 _WHERE = {
@@ -25,6 +26,7 @@ _WHERE = {
     "FoldInitializersPass": "fold_initializers",
     "GatherChannelShufflesPass": "gather_channel_shuffles",
     "PrunePass": "prune",
+    "SparsifyPass": "sparsify",
     "StampPass": "stamp",
 }
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "FoldInitializersPass",
     "GatherChannelShufflesPass",
     "PrunePass",
+    "SparsifyPass",
     "StampPass",
 ]
 

@@ -24,6 +24,7 @@ from graphprune.cli.compile import compile_
 from graphprune.cli.explain import explain
 from graphprune.cli.inspect import inspect
 from graphprune.cli.pack import pack
+from graphprune.cli.sparsify import sparsify
 from graphprune.cli.unpack import unpack
 from graphprune.cli.verify import verify
 from graphprune.cli.zoo import zoo
@@ -77,6 +78,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "apply": apply,
     "verify": verify,
     "bench": bench,
+    "sparsify": sparsify,
     "pack": pack,
     "unpack": unpack,
     "zoo": zoo,

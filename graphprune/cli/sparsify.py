@@ -1,0 +1,263 @@
+"""`graphprune sparsify`: single weights set to zero."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphprune.cli import options as opt
+from graphprune.cli.console import Stages, reserved_stdout, stdout
+from graphprune.cli.files import ZOO, check_outputs, model_file
+from graphprune.errors import UsageError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprune.sparse.sparsify import Sparsified
+
+HOW_MUCH = "How much becomes zero"
+
+
+def sparsify(
+    model: opt.Model,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            "--sparsity",
+            metavar="S",
+            help="Share of zeros over all pruned weights, 0 < S < 1.",
+            rich_help_panel=HOW_MUCH,
+            show_default=False,
+        ),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--pattern",
+            metavar="N:M",
+            help="Of every M weights in a row N stay, for example 2:4.",
+            rich_help_panel=HOW_MUCH,
+            show_default=False,
+        ),
+    ] = None,
+    pattern_axis: Annotated[
+        int | None,
+        typer.Option(
+            "--pattern-axis",
+            metavar="AXIS",
+            help="Along which axis of every weight; the one that is summed over if not given.",
+            rich_help_panel=HOW_MUCH,
+            show_default=False,
+        ),
+    ] = None,
+    scope: Annotated[
+        str,
+        typer.Option(
+            "--scope",
+            metavar="SCOPE",
+            help="global: one threshold over all layers. local: the same share of each.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = "global",
+    criterion: Annotated[
+        str,
+        typer.Option(
+            "--criterion",
+            metavar="NAME",
+            help="magnitude, l<P> (relative to the layer's Lp mean), wanda (with --calib), random.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = "magnitude",
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            "--calib",
+            metavar="SOURCE",
+            help="Calibration inputs: .npz, .npy, a folder of them, or module:callable.",
+            rich_help_panel=opt.WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    calib_samples: Annotated[
+        int,
+        typer.Option(
+            "--calib-samples", metavar="N", help="As many at most.", rich_help_panel=opt.WHAT
+        ),
+    ] = 128,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="GLOB",
+            help="Prune these weights or layers only; repeat for more.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="GLOB",
+            help="Leave these weights or layers; repeat for more.",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    compile_: Annotated[
+        bool,
+        opt.flag("--compile", "Remove units of which nothing is left, proven exact.", opt.WHAT),
+    ] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="The file to write; MODEL.sparse.onnx beside the input if not given.",
+            rich_help_panel=opt.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    save_plan: Annotated[
+        str | None,
+        typer.Option(
+            "--save-plan",
+            metavar="P.json",
+            help="Write the plan that removes the empty units of OUT (for graphprune apply).",
+            rich_help_panel=opt.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: opt.Json = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    dim: opt.Dim = None,
+    threads: opt.Threads = 1,
+    seed: opt.Seed = 0,
+    no_bench: Annotated[bool, opt.flag("--no-bench", "Do not time both models.", opt.RUN)] = False,
+) -> None:
+    """Set the single weights of MODEL that matter least to zero; its shapes stay.
+
+    Weights of convolutions, matrix products, recurrent layers and embeddings are pruned; biases and
+    norms are not. The file is smaller once it is packed ([bold]graphprune pack[/bold]); nothing
+    runs faster unless whole channels, neurons or heads became zero and leave ([bold]--compile[/bold]).
+    """
+    settings: dict[str, Any] = {
+        "sparsity": sparsity,
+        "scope": scope,
+        "criterion": criterion,
+        "pattern": pattern,
+        "pattern_axis": pattern_axis,
+        "only": tuple(only or ()),
+        "exclude": tuple(exclude or ()),
+        "seed": opt.at_least(seed, 0, "--seed"),
+    }
+    dims = opt.dims(dim)
+    opt.at_least(threads, 1, "--threads")
+    opt.at_least(calib_samples, 8, "--calib-samples")
+    if compile_ and save_plan:
+        raise UsageError("--save-plan is for the sparse model as it is: leave out --compile")
+    source = model_file(model)
+    target = Path(output) if output else _default(model)
+    plan_file = Path(save_plan) if save_plan else None
+    check_outputs(source, {"-o": target, "--save-plan": plan_file}, overwrite)
+    with reserved_stdout(), Stages(quiet) as stages:
+        stages("load libraries")
+        from graphprune.errors import NothingGainedError
+        from graphprune.onnx.load import load
+        from graphprune.onnx.save import save
+        from graphprune.sparse.sparsify import Sparsity
+        from graphprune.sparse.sparsify import sparsify as sparsify_model
+
+        made = sparsify_model(
+            source,
+            Sparsity(**settings),
+            calib=calib,
+            calib_samples=calib_samples,
+            dims=dims,
+            threads=threads,
+            bench=not no_bench,
+            progress=stages,
+        )
+        data = {**made.report.to_json(), "source": model}
+        if plan_file is not None and made.empty_plan is None:
+            raise NothingGainedError("--save-plan: no unit is empty, so there is no plan")
+        result = made.model
+        if compile_ and made.empty_plan is not None:
+            result, data["compiled"] = _compiled(made, dims, threads, seed, not no_bench, stages)
+        if model.startswith(ZOO):
+            stages("evaluate")
+            data["metric"] = _metric(model, source, result, threads)
+        stages("write")
+        save(result, target)
+        if plan_file is not None and made.empty_plan is not None:
+            replace(made.empty_plan, source_sha256=load(target).sha256).save(plan_file)
+    if as_json:
+        print(json.dumps(data, indent=1, sort_keys=True))
+    elif not quiet:
+        from graphprune.report.sparsity import sparsity_parts
+        from graphprune.report.terminal import show
+
+        show(stdout(), *sparsity_parts(model, made.report))
+        for line in _next_steps(target, data, made, compile_):
+            stdout().print(line, soft_wrap=True, markup=False)
+
+
+def _compiled(
+    made: Sparsified,
+    dims: dict[str, int],
+    threads: int,
+    seed: int,
+    bench: bool,
+    stages: Stages,
+) -> tuple[ir.Model, dict[str, Any]]:
+    """The model without its empty units, and what the pipeline says of it."""
+    from graphprune.pipeline import Options
+    from graphprune.pipeline import compile as compile_model
+
+    options = Options(dims=dims, threads=threads, seed=seed, bench=bench, allow_slower=True)
+    result = compile_model(made.model, options, plan=made.empty_plan, progress=stages)
+    report = json.loads(result.report.dumps())
+    keys = ("original", "pruned", "certificate", "latency")
+    return result.model, {key: report.get(key) for key in keys}
+
+
+def _metric(model: str, source: Path, result: ir.Model, threads: int) -> dict[str, Any]:
+    from graphprune.onnx.runtime import Session
+    from graphprune.zoo import get
+
+    entry = get(model.removeprefix(ZOO))
+    figures = []
+    for graph in (source, result):
+        with Session(graph, threads=threads) as session:
+            figures.append(float(entry.evaluate(session.run, entry.evaluation())))
+    return {"name": entry.metric, "original": figures[0], "sparse": figures[1]}
+
+
+def _next_steps(target: Path, data: dict[str, Any], made: Sparsified, compiled: bool) -> list[str]:
+    lines = []
+    metric = data.get("metric")
+    if metric:
+        lines.append(f"{metric['name']}: {metric['original']:.4f} -> {metric['sparse']:.4f}")
+    done = data.get("compiled")
+    if done:
+        before, after = done["original"]["params"], done["pruned"]["params"]
+        status = (done["certificate"] or {}).get("status")
+        lines.append(
+            f"Empty units left: {before:,} -> {after:,} parameters, certificate {status}, and the "
+            "outputs are those of the sparse model."
+        )
+    elif made.empty_plan is not None and not compiled:
+        lines.append("Remove the empty units, proven exact: the same command with --compile.")
+    lines.append(f"Wrote {target}. Make it small on disk:  graphprune pack {target}")
+    return lines
+
+
+def _default(model: str) -> Path:
+    if model.startswith(ZOO):
+        return Path(f"{model.removeprefix(ZOO)}.sparse.onnx")
+    path = Path(model)
+    return path.with_name(f"{path.name.removesuffix('.onnx')}.sparse.onnx")
