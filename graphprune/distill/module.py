@@ -65,6 +65,12 @@ class OnnxModule(nn.Module):
         self._steps = self._compiled(graph, set(graph.outputs))
         self._values = {v.name: v for s in self._steps for v in s.node.outputs if v.name}
         self._values.update({v.name: v for v in self._inputs.values() if v.name})
+        self._uses = {
+            (s.name, i): v
+            for s in _all(self._steps)
+            for i, v in enumerate(s.node.inputs)
+            if v is not None
+        }
         self._weights: dict[str, int] = {}
         self._constants: dict[ir.Value, Tensor] = {}
         self._buffers_of: dict[ir.Value, str] = {}
@@ -111,6 +117,24 @@ class OnnxModule(nn.Module):
         for name, tensor in (self.weights if weights is None else weights).items():
             array = tensor.detach().cpu().numpy().copy()
             model.graph.initializers[name].const_value = ir.tensor(array, name=name)
+
+    def operand(self, use: Use) -> Tensor:
+        """The floating-point initializer that a use reads. Raises KeyError where it reads none."""
+        found = self.operand_or_none(use)
+        if found is None:
+            raise KeyError(use)
+        return found
+
+    def operand_or_none(self, use: Use) -> Tensor | None:
+        """The same, None where the use reads something else."""
+        value = self._uses.get(use)
+        if value is None:
+            return None
+        if value in self._parameters_of:
+            held: Tensor = self._held[self._parameters_of[value]]
+            return held
+        key = self._buffers_of.get(value)
+        return None if key is None else self.get_buffer(key)
 
     # -- running ----------------------------------------------------------------------------------
 
