@@ -2,8 +2,9 @@
 
 Integers are what their consumers take (token ids, masks, positions, bytes). Floats lie in the range
 that is declared; where none is, in that of a model that begins by scaling pixels (x / 255), else they
-are drawn from N(0, 1). What comes out says little of real data: activations have other
-correlations, so that nothing is chosen by them, and weights are only drawn towards what they say.
+are drawn from N(0, 1). Activations then have other correlations than on real data: refits to random
+inputs were measured to do harm (docs/accuracy-criteria.md). So nothing is chosen by them unless a
+criterion is named, and nothing is fitted to them; damage can still be measured on them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from graphprune.onnx.runtime import find_trials
 Array = np.ndarray[Any, Any]
 
 WARNING = (
-    "calibration inputs are random: units are ranked by weights alone and refits may not carry over "
-    "to real data. Expect little; a hundred real unlabelled inputs are worth far more"
+    "calibration inputs are random: units are ranked by weights alone and nothing is refitted, as "
+    "if there were none; damage measured on them says little of real data. Expect the accuracy of "
+    "pruning without data: give a hundred real unlabelled inputs to keep more of it"
 )
 
 _TRANSPARENT = ("Cast", "Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape")

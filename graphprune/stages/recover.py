@@ -9,7 +9,7 @@ from graphprune.stages.work import Work
 
 def compensate_stage(work: Work) -> Work:
     """Refit what is behind a cut to calibration inputs; what was proven is the model before."""
-    if work.calibration is None or not work.known_plan.tensors:
+    if work.calibration is None or work.calibration.random or not work.known_plan.tensors:
         return work
     from graphprune.compensation.run import compensate
 
@@ -24,3 +24,33 @@ def compensate_stage(work: Work) -> Work:
         progress=lambda share: work.progress("compensate", share),
     )
     return replace(work, pruned=model, drift=drift, warnings=(*work.warnings, *notes))
+
+
+def distill_stage(work: Work) -> Work:
+    """Train the result to give what the original gives. It comes behind the timing, which weights
+    do not change: what is too slow is not trained."""
+    options, calibration = work.options, work.calibration
+    if options.distill is None or calibration is None or not work.known_plan.tensors:
+        return work
+    from graphprune.certify.drift import compare_on
+    from graphprune.compensation.run import plain_drift
+    from graphprune.distill.run import distill
+
+    model, done = distill(
+        work.known_model,
+        work.result,
+        work.known_plan,
+        calibration,
+        minutes=options.distill,
+        seed=options.seed,
+        threads=options.threads,
+        checkpoint=options.distill_checkpoint,
+        progress=lambda share: work.progress("distill", share),
+    )
+    drift = work.drift
+    if drift is not None:
+        judge = [b.feeds for b in calibration.judge]
+        after = compare_on(work.known_model, model, judge, threads=options.threads)
+        drift = replace(drift, outputs=plain_drift(after))
+    warnings = (*work.warnings, *done.warnings)
+    return replace(work, pruned=model, drift=drift, distilled=done, warnings=warnings)

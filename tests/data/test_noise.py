@@ -99,6 +99,10 @@ def test_nothing_is_chosen_by_them_and_the_user_is_told() -> None:
     made = graphprune.compile(proto, calib="random", calib_samples=16, **settings)
     plain = graphprune.compile(proto, **settings)
     assert made.plan.dumps() == plain.plan.dumps()
+    assert made.report.drift is None  # and nothing is fitted
+    for name, value in plain.model.graph.initializers.items():
+        same = made.model.graph.initializers[name].const_value
+        np.testing.assert_array_equal(same.numpy(), value.const_value.numpy())
     assert any("random" in line for line in made.report.warnings)
     named = graphprune.compile(
         proto, calib="random", calib_samples=16, criterion="activation", **settings
