@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.errors import UsageError
-from graphprune.options import BEST_WITH_DATA, DATA_CRITERIA
+from graphprune.options import BEST_WITH_DATA
 from graphprune.scoring.energy import residual_energy
 from graphprune.scoring.moments import activation, apoz, flap, wanda
 from graphprune.scoring.readers import Reader, is_recurrent, readers_of, uses_of, values_read
@@ -26,6 +26,9 @@ _CRITERIA: dict[str, Callable[..., Array | None]] = {
     "flap": flap,
     "apoz": apoz,
 }
+
+CRITERIA = tuple(_CRITERIA)
+"""What `data_scores` knows, beside `auto`."""
 
 
 def data_scores(
@@ -52,7 +55,7 @@ def data_scores(
         names: Groups to score.
         weight: Contents of initializers.
         feeds: Batches of inputs.
-        criterion: One of `graphprune.options.DATA_CRITERIA`, or `auto`: what was best when measured.
+        criterion: One of `CRITERIA`, or `auto`: what was best when measured.
         dims: Shapes of the model's values at some binding, to bound memory.
         threads: Of onnxruntime.
         seed: Of the choice of positions.
@@ -65,7 +68,7 @@ def data_scores(
     criterion = BEST_WITH_DATA if criterion == "auto" else criterion
     if criterion not in _CRITERIA:
         raise UsageError(
-            f"criterion '{criterion}' does not use data: choose one of {', '.join(DATA_CRITERIA)}"
+            f"criterion '{criterion}' does not use data: choose one of {', '.join(CRITERIA)}"
         )
     groups = [graph.by_name[name] for name in names]
     uses = uses_of(model)

@@ -16,8 +16,8 @@ import graphprune
 from graphprune.cli import run
 from graphprune.data.feeds import read_calibration
 from graphprune.onnx.feeds import random_feeds
-from graphprune.options import DATA_CRITERIA
 from graphprune.scoring.readers import readers_of, uses_of
+from graphprune.scoring.run import CRITERIA
 
 
 def feeds(model: onnx.ModelProto, count: int = 16) -> list[dict[str, np.ndarray]]:
@@ -35,7 +35,7 @@ def test_most_groups_of_real_shapes_are_read(name: str) -> None:
     assert len(read) == len(groups), {g.name for g in groups} - set(read)
 
 
-@pytest.mark.parametrize("criterion", ["auto", *DATA_CRITERIA])
+@pytest.mark.parametrize("criterion", ["auto", *CRITERIA])
 def test_the_same_seed_gives_the_same_bytes(criterion: str) -> None:
     model = NETWORKS["mobilenet"]()
     data = feeds(model)

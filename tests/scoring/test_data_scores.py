@@ -7,8 +7,7 @@ import pytest
 from workbench import Bench, drawn, from_text
 
 from graphprune.errors import UsageError
-from graphprune.options import DATA_CRITERIA
-from graphprune.scoring.run import data_scores
+from graphprune.scoring.run import CRITERIA, data_scores
 from graphprune.selection.criteria import scores
 
 RNG = np.random.default_rng(2)
@@ -82,7 +81,7 @@ def test_without_zeros_apoz_says_nothing_and_the_norm_decides() -> None:
     np.testing.assert_array_equal(scored(bench, feeds(), "apoz"), norm)
 
 
-@pytest.mark.parametrize("criterion", [*DATA_CRITERIA, "auto"])
+@pytest.mark.parametrize("criterion", [*CRITERIA, "auto"])
 def test_hidden_widths_of_recurrent_layers_go_by_the_norm(criterion: str) -> None:
     weights = {"W": drawn(1, 20, 8), "R": drawn(1, 20, 5), "v": drawn(5, 4)}
     body = (
