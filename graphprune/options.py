@@ -13,7 +13,10 @@ from graphprune.errors import UsageError
 CRITERIA = ("auto", "l1", "l2", "lP (e.g. l0.5, l3)", "fpgm", "bn-scale", "random")
 """How units are ranked by weights alone; `auto` is the best known: `l2`, or with data `BEST_WITH_DATA`."""
 
-DATA_CRITERIA = ("energy", "activation", "wanda", "flap", "apoz")
+GRADIENT_CRITERIA = ("taylor", "fisher")
+"""How units are ranked by gradients on calibration inputs (`graphprune.distill.scores`; torch)."""
+
+DATA_CRITERIA = ("energy", "activation", "wanda", "flap", "apoz", *GRADIENT_CRITERIA)
 """How units are ranked by calibration inputs of an ONNX model (`graphprune.scoring`)."""
 
 BEST_WITH_DATA = "energy"
@@ -52,7 +55,8 @@ class Options:
         latency_ms: The same, as milliseconds.
         align: Grid of physical widths: a number, or `auto`.
         criterion: `auto`, `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`; with `calib` also `energy`,
-            `activation`, `wanda`, `flap`, `apoz` (`graphprune.scoring`). `auto` is the best that was
+            `activation`, `wanda`, `flap`, `apoz` (`graphprune.scoring`), `taylor`, `fisher`
+            (`graphprune.distill.scores`, needs torch). `auto` is the best that was
             measured: `l2` without data, with data `BEST_WITH_DATA`.
         scope: `local` (the same ratio everywhere), `global` (one threshold over the model) or
             `sensitivity` (widths of least summed damage, which is measured group by group).
@@ -84,6 +88,9 @@ class Options:
         max_length: Tokens of one text at most; None: what the model or the tokenizer says, else 128.
         eval: The user's metric, higher is better: `module:callable` or a callable, called with an
             onnxruntime session of a model (`graphprune.data.metric`).
+        distill: Minutes of training to give what the original gives on the calibration inputs, after
+            the refit (`graphprune.distill`; needs torch).
+        distill_checkpoint: Folder from which an interrupted training goes on.
         allow_slower: Return a slower model, or an unchanged one, without an error.
     """
 
@@ -114,6 +121,8 @@ class Options:
     tokenizer: str | PathLike[str] | None = None
     max_length: int | None = None
     eval: Any = field(default=None, compare=False)
+    distill: float | None = None
+    distill_checkpoint: str | PathLike[str] | None = None
     ratios_from: str | PathLike[str] | None = None
     latency_table: str | PathLike[str] | None = None
     max_divergence: float | None = None
@@ -145,7 +154,7 @@ class Options:
             raise UsageError(f"give one of {' and '.join(budgets)}, not several")
         if self.latency is not None and self.latency_ms is not None:
             raise UsageError("give one of latency and latency_ms, not both")
-        for name in ("latency_ms", "max_divergence", "max_drop"):
+        for name in ("latency_ms", "max_divergence", "max_drop", "distill"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UsageError(f"{name} {getattr(self, name)} is out of range: above 0")
         if self.max_drop is not None and self.max_divergence is not None:
@@ -182,6 +191,10 @@ class Options:
             )
         if self.max_drop is not None and self.eval is None:
             raise UsageError("max_drop is of your own metric: give eval (--eval module:callable)")
+        if self.distill is not None and self.calib is None:
+            raise UsageError("distillation learns from calibration inputs: give calib (--calib)")
+        if self.distill_checkpoint is not None and self.distill is None:
+            raise UsageError("distill_checkpoint is of a distillation: give distill, too")
         if self.max_divergence is not None and self.calib is None:
             raise UsageError(
                 "max_divergence is measured on calibration inputs: give calib (--calib)"
@@ -195,7 +208,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the report."""
-        names = ("calib", "eval", "tokenizer", "ratios_from", "latency_table")
+        names = ("calib", "eval", "tokenizer", "ratios_from", "latency_table", "distill_checkpoint")
         texts = {name: _text(getattr(self, name)) for name in names}
         plain = asdict(replace(self, **texts))  # type: ignore[arg-type]
         return {**plain, "group_ratio": [list(p) for p in self.group_ratio]}

@@ -1,12 +1,14 @@
 """The compile pipeline: one visible tuple of stages, each of which adds to what is known.
 
-load -> run -> survey -> aim -> decide -> rewrite -> certify -> compensate -> measure -> evaluate -> report
+load -> run -> survey -> aim -> decide -> rewrite -> certify -> compensate -> measure ->
+distill -> evaluate -> report
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +26,18 @@ from graphprune.stages.choose import decide_stage, rewrite_stage
 from graphprune.stages.measure import evaluate_stage, measure_stage, report_stage
 from graphprune.stages.prove import certify_stage, verify
 from graphprune.stages.read import load_stage, resolve, run_stage
-from graphprune.stages.recover import compensate_stage
+from graphprune.stages.recover import compensate_stage, distill_stage
 from graphprune.stages.survey import survey_stage
 from graphprune.stages.work import Progress, Work
 
 if TYPE_CHECKING:
+    from graphprune.damage.result import Sensitivity
     from graphprune.report.model import Report
 
-__all__ = ["Options", "Result", "analyse", "compile", "verify"]
+__all__ = ["Options", "Result", "analyse", "compile", "sensitivity", "verify"]
+
+EIGHTHS = tuple(i / 8 for i in range(1, 8))
+"""Fractions that `sensitivity` measures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +59,7 @@ STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
     ("certify", certify_stage),
     ("compensate", compensate_stage),
     ("measure", measure_stage),
+    ("distill", distill_stage),
     ("evaluate", evaluate_stage),
     ("report", report_stage),
 )
@@ -96,6 +103,64 @@ def compile(
     assert work.report is not None
     report = replace(work.report, timings_s=work.timings)
     return Result(work.result, work.known_plan, report)
+
+
+def sensitivity(
+    model: Any,
+    options: Options | None = None,
+    *,
+    fractions: Sequence[float] = EIGHTHS,
+    compensate: bool = True,
+    jobs: int = 1,
+    scheduler: str = "",
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Sensitivity, tuple[str, ...]]:
+    """Damage of each group of a model alone, and warnings.
+
+    Args:
+        model: As for `compile`.
+        options: Calibration inputs, metric, criterion, alignment and which groups; or as keywords.
+        fractions: Of each group's units that stay, rounded to the grid.
+        compensate: Measure with compensation, too.
+        jobs: Processes.
+        scheduler: Address of a Dask scheduler, in place of processes.
+        checkpoint: File that keeps measurements; a later call with the same settings goes on from it.
+        progress: As for `compile`.
+        **settings: Fields of `Options`.
+
+    Raises:
+        GraphpruneError: One of its kinds; see `graphprune.errors`.
+    """
+    from graphprune.damage.run import sensitivity as measure
+    from graphprune.stages.choose import scores_for
+
+    options = replace(options, **settings) if options is not None else Options(**settings)
+    if options.calib is None:
+        options = replace(options, calib="random")
+    work = Work(model, options, progress or (lambda *_: None))
+    for name, stage in (("load", load_stage), ("run", run_stage)):
+        work.progress(name)
+        work = stage(work)
+    assert work.loaded is not None
+    assert work.calibration is not None
+    found = measure(
+        work.known_model,
+        work.known_shapes,
+        options,
+        work.calibration,
+        source_sha256=work.loaded.sha256,
+        scores=scores_for(work),
+        metric=options.eval,
+        fractions=fractions,
+        compensate=compensate,
+        jobs=jobs,
+        scheduler=scheduler,
+        checkpoint=checkpoint,
+        progress=lambda share: work.progress("sensitivity", share),
+    )
+    return found, work.warnings
 
 
 def analyse(model: Any, *, dims: Mapping[str, int] | None = None) -> DependencyGraph:

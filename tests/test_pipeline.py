@@ -54,8 +54,8 @@ def test_the_result_holds_model_plan_and_report(resnet: graphprune.Result) -> No
 
 
 def test_every_stage_is_timed_in_order(resnet: graphprune.Result) -> None:
-    names = ["load", "run", "decide", "rewrite", "certify", "compensate", "measure", "evaluate"]
-    names.append("report")
+    names = ["load", "run", "survey", "aim", "decide", "rewrite", "certify", "compensate", "measure"]
+    names += ["distill", "evaluate", "report"]
     assert list(resnet.report.timings_s) == names
     assert [name for name, _ in pipeline.STAGES] == names
     assert all(s >= 0 for s in resnet.report.timings_s.values())

@@ -78,8 +78,8 @@ def compensate(
         refitted=refitted,
         kept=len(work.layers) - refitted,
         left=work.left,
-        uncompensated=_plain(before),
-        outputs=_plain(after),
+        uncompensated=plain_drift(before),
+        outputs=plain_drift(after),
     )
     return copy, report, tuple(notes)
 
@@ -88,7 +88,7 @@ def _damage(drift: tuple[OutputDrift, ...]) -> float:
     return float(np.mean([o.relative for o in drift])) if drift else 0.0
 
 
-def _plain(drift: tuple[OutputDrift, ...]) -> tuple[dict[str, object], ...]:
+def plain_drift(drift: tuple[OutputDrift, ...]) -> tuple[dict[str, object], ...]:
     """Plain data; no infinity, which JSON does not have."""
     plain = []
     for output in drift:

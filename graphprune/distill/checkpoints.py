@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Checkpoints:
         UsageError: The folder cannot be made.
     """
 
-    def __init__(self, folder: str | Path | None, key: str) -> None:
+    def __init__(self, folder: str | PathLike[str] | None, key: str) -> None:
         self._folder = None if folder is None else Path(folder)
         self._key = key
         self._written = -1.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def distill(
     lr: float | None = None,
     seed: int = 0,
     threads: int = 1,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[ir.Model, DistillReport]:
     """A copy of `pruned` with trained weights, never worse on held-out inputs than `pruned`.
@@ -98,6 +98,23 @@ def distill(
         torch.set_num_threads(before)
 
 
+def check(original: ir.Model, calibration: Calibration) -> None:
+    """Whether a model can be distilled, told before anything else takes its time.
+
+    Raises:
+        UsageError: torch is missing, or the inputs are made up.
+        UnsupportedModelError: An op that cannot be differentiated here, by name; or half precision.
+    """
+    need_torch("distillation (--distill)")
+    if calibration.random:
+        raise UsageError(
+            "distillation (--distill) learns from inputs: give real ones to --calib, not random"
+        )
+    from graphprune.distill.module import OnnxModule
+
+    OnnxModule(original)
+
+
 def _distill(
     original: ir.Model,
     pruned: ir.Model,
@@ -105,7 +122,7 @@ def _distill(
     calibration: Calibration,
     budget: tuple[float | None, int | None, float | None, int],
     threads: int,
-    checkpoint: str | Path | None,
+    checkpoint: str | PathLike[str] | None,
     progress: Callable[[float], None] | None,
 ) -> tuple[ir.Model, DistillReport]:
     import torch

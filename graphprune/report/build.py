@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -36,6 +36,7 @@ def build_report(
     warnings: Sequence[str],
     original_bytes: int,
     drift: DriftReport | None = None,
+    distillation: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
     search: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -61,6 +62,7 @@ def build_report(
         warnings=tuple(notes),
         metric=metric,
         drift=drift,
+        distillation=distillation,
         search=search,
     )
 

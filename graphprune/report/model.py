@@ -120,6 +120,7 @@ class Report:
         warnings: One line each.
         metric: Accuracy or the like before and after, where labelled data was at hand.
         drift: What compensation did, None without calibration inputs.
+        distillation: `DistillReport.to_json()`, None where nothing was trained.
         search: How a goal (time, accuracy, divergence) was reached: `goal`, `target` and `tries`.
     """
 
@@ -138,6 +139,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     metric: Metric | None = field(default=None)
     drift: DriftReport | None = None
+    distillation: Mapping[str, Any] | None = None
     search: Mapping[str, Any] | None = None
 
     @property
@@ -178,6 +180,7 @@ class Report:
             "warnings": list(self.warnings),
             "metric": None if self.metric is None else asdict(self.metric),
             "drift": None if self.drift is None else asdict(self.drift),
+            "distillation": None if self.distillation is None else dict(self.distillation),
             "search": None if self.search is None else dict(self.search),
         }
 

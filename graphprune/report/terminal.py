@@ -6,7 +6,7 @@ report stays readable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -35,6 +35,8 @@ def print_report(console: Console, report: Report, next_steps: Sequence[str] = (
     ]
     if report.drift is not None:
         parts.append(indented(drift_lines(report.drift)))
+    if report.distillation is not None:
+        parts.append(indented(distillation_line(report.distillation)))
     if report.groups:
         parts += [Text(), title("pruned", numbers.plural(len(report.groups), "group"))]
         parts.append(indented(_groups(report.groups, arrow, console.width)))
@@ -123,6 +125,18 @@ def drift_lines(drift: DriftReport) -> Text:
             f"(without: {old['relative']:.3g}), cosine {output['cosine']:.4f}"
         )
     return text
+
+
+def distillation_line(done: Mapping[str, Any]) -> Text:
+    """What training without labels did."""
+    held = numbers.plural(done["held_out"], "held-out sample")
+    inputs = numbers.plural(done["samples"], "unlabelled input")
+    return Text.assemble(
+        ("Distilled: ", "bold"),
+        f"{numbers.plural(done['steps'], 'step')} on {inputs} in {done['seconds']:.0f} s ({done['device']}). "
+        f"Squared error of the outputs on {held}, over their variance: {done['start']:.3g} before, "
+        f"{done['best']:.3g} after.",
+    )
 
 
 def reasons(unpruned: Iterable[Unpruned]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.decide import Measured
 from graphprune.errors import NothingGainedError, UsageError
-from graphprune.options import DATA_CRITERIA, Options
+from graphprune.options import DATA_CRITERIA, GRADIENT_CRITERIA, Options
 from graphprune.plan import Plan, Unpruned
 from graphprune.stages.work import Work
 
@@ -69,6 +70,7 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
         return None
     if options.criterion == "auto" and calibration.random:
         return None
+    from graphprune.distill.scores import gradient_scores
     from graphprune.onnx.subject import OnnxSubject
     from graphprune.scoring.run import data_scores
 
@@ -83,18 +85,32 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
             if subject.model is work.known_model and key in work.scored:
                 return work.scored[key]
             work.progress("score")
-            found = data_scores(
-                subject.model,
-                graph,
-                names,
-                subject.weight,
-                feeds,
-                options.criterion,
-                dims=dims,
-                threads=options.threads,
-                seed=options.seed,
-                progress=lambda share: work.progress("score", share),
-            )
+            weights, report = subject.weight, partial(work.progress, "score")
+            if options.criterion in GRADIENT_CRITERIA:
+                found = gradient_scores(
+                    subject.model,
+                    graph,
+                    names,
+                    weights,
+                    feeds,
+                    options.criterion,
+                    options.seed,
+                    threads=options.threads,
+                    progress=report,
+                )
+            else:
+                found = data_scores(
+                    subject.model,
+                    graph,
+                    names,
+                    weights,
+                    feeds,
+                    options.criterion,
+                    dims=dims,
+                    threads=options.threads,
+                    seed=options.seed,
+                    progress=report,
+                )
             if subject.model is work.known_model:
                 work.scored[key] = found
             return found

@@ -93,6 +93,7 @@ def report_stage(work: Work) -> Work:
         warnings=work.warnings,
         original_bytes=work.loaded.original_size_bytes,
         drift=work.drift,
+        distillation=None if work.distilled is None else work.distilled.to_json(),
         metric=metric,
         search=None if work.search is None else asdict(work.search),
     )

@@ -47,7 +47,13 @@ def load_stage(work: Work) -> Work:
         )
         warnings = (*work.warnings, *calibration.warnings)
         work = replace(work, calibration=calibration, warnings=warnings)
-    return replace(work, loaded=loaded, original=canonicalise(loaded.model))
+    original = canonicalise(loaded.model)
+    if options.distill is not None:
+        from graphprune.distill.run import check
+
+        assert work.calibration is not None
+        check(original, work.calibration)
+    return replace(work, loaded=loaded, original=original)
 
 
 def run_stage(work: Work) -> Work:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphprune.certify.copy_check import CopyCheck
     from graphprune.data.feeds import Calibration
     from graphprune.data.metric import Metric
+    from graphprune.distill.report import DistillReport
     from graphprune.measure.latency import Latency
     from graphprune.onnx.runtime import Trial
     from graphprune.report.model import DriftReport, Report
@@ -79,6 +80,7 @@ class Work:
     latency: Latency | None = None
     calibration: Calibration | None = None
     drift: DriftReport | None = None
+    distilled: DistillReport | None = None
     metric: Metric | None = None
     quality: tuple[float, ...] = ()
     """By `metric`: of the original, once it ran, and of the pruned model."""
