@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.options import Options
-    from graphprune.pipeline import Result, analyse, compile, verify
+    from graphprune.pipeline import Result, analyse, compile, sensitivity, verify
     from graphprune.plan import Plan
     from graphprune.rules.registry import op_rule
     from graphprune.sparse.sparsify import sparsify
@@ -30,6 +30,7 @@ _WHERE = {
     "analyse": "pipeline",
     "compile": "pipeline",
     "op_rule": "rules.registry",
+    "sensitivity": "pipeline",
     "sparsify": "sparse.sparsify",
     "verify": "pipeline",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "analyse",
     "compile",
     "op_rule",
+    "sensitivity",
     "sparsify",
     "verify",
 ]

@@ -24,7 +24,9 @@ from graphprune.cli.compile import compile_
 from graphprune.cli.explain import explain
 from graphprune.cli.inspect import inspect
 from graphprune.cli.pack import pack
+from graphprune.cli.sensitivity import sensitivity
 from graphprune.cli.sparsify import sparsify
+from graphprune.cli.trim_vocab import trim_vocab
 from graphprune.cli.unpack import unpack
 from graphprune.cli.verify import verify
 from graphprune.cli.zoo import zoo
@@ -73,6 +75,7 @@ def program(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_,
+    "sensitivity": sensitivity,
     "inspect": inspect,
     "explain": explain,
     "apply": apply,
@@ -81,6 +84,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sparsify": sparsify,
     "pack": pack,
     "unpack": unpack,
+    "trim-vocab": trim_vocab,
     "zoo": zoo,
 }
 app.callback(help=_reflowed(program))(program)

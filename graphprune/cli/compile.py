@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from graphprune.cli import data_options as data
 from graphprune.cli import options as opt
 from graphprune.cli.produce import produce
 from graphprune.errors import UsageError
+from graphprune.options import BUDGETS, SCOPES
 
 
 def _number(name: str, text: str, panel: str) -> Any:
@@ -29,6 +31,10 @@ def compile_(
         float | None,
         _number("--macs", "Keep at most this fraction of the model's multiply-adds.", opt.STAYS),
     ] = None,
+    latency: data.Latency = None,
+    latency_ms: data.LatencyMs = None,
+    max_drop: data.MaxDrop = None,
+    max_divergence: data.MaxDivergence = None,
     heads: Annotated[
         float | None,
         _number("--heads", "Keep this fraction of each attention's heads.", opt.STAYS),
@@ -62,8 +68,8 @@ def compile_(
             "--criterion",
             metavar="NAME",
             help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random; with --calib "
-            "also energy (what a refit cannot bring back), activation, wanda, flap, apoz. auto is the "
-            "best that was measured: l2, with --calib energy.",
+            "also energy (what a refit cannot bring back), activation, wanda, flap, apoz, and by gradients "
+            "taylor, fisher. auto is the best that was measured: l2, with --calib energy.",
             rich_help_panel=opt.WHAT,
         ),
     ] = "auto",
@@ -71,8 +77,9 @@ def compile_(
         str,
         typer.Option(
             "--scope",
-            metavar="local|global",
-            help="Rank within each group, or over the whole model with one threshold.",
+            metavar="local|global|sensitivity",
+            help="The same ratio in each group, one threshold over the whole model, or, with --calib, "
+            "the widths of least damage, measured group by group.",
             rich_help_panel=opt.WHAT,
         ),
     ] = "local",
@@ -102,6 +109,7 @@ def compile_(
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
+    ratios_from: data.RatiosFrom = None,
     plan: Annotated[
         str | None,
         typer.Option(
@@ -111,64 +119,14 @@ def compile_(
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
-    calib: Annotated[
-        str | None,
-        typer.Option(
-            "--calib",
-            metavar="SOURCE",
-            help="Unlabelled inputs to choose by and to refit the pruned model with: .npz or .npy "
-            "files, a folder of them or of images, a text file with --tokenizer, module:callable that "
-            "yields feeds, or random.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
-    calib_samples: Annotated[
-        int,
-        typer.Option(
-            "--calib-samples",
-            metavar="N",
-            help="Use as many calibration samples at most.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = 256,
-    calib_images: Annotated[
-        str | None,
-        typer.Option(
-            "--calib-images",
-            metavar="KEY=VALUE,...",
-            help="How images become inputs: size=224, layout=nchw, mean=0.485:0.456:0.406, std=..., "
-            "scale=255, fit=crop|stretch|pad, colour=rgb|bgr. What is not said follows from the input.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "--tokenizer",
-            metavar="FILE",
-            help="The tokenizer.json for a text file given to --calib.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            "--max-length",
-            metavar="N",
-            help="Tokens of one text at most; else as the model or the tokenizer says, or 128.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            "--eval",
-            metavar="MODULE:CALLABLE",
-            help="Your own metric, higher is better: called with an onnxruntime session of the "
-            "original and of the result, gives a number.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
+    calib: data.Calib = None,
+    calib_samples: data.CalibSamples = 256,
+    calib_images: data.CalibImages = None,
+    tokenizer: data.Tokenizer = None,
+    max_length: data.MaxLength = None,
+    evaluate: data.Eval = None,
+    distill: data.Distill = None,
+    distill_checkpoint: data.DistillCheckpoint = None,
     output: opt.Output = None,
     save_plan: Annotated[
         str | None,
@@ -195,6 +153,7 @@ def compile_(
     provider: opt.Provider = opt.CPU,
     threads: opt.Threads = 1,
     seed: opt.Seed = 0,
+    latency_table: data.LatencyTable = None,
     no_bench: Annotated[
         bool, opt.flag("--no-bench", "Do not time the two models.", opt.RUN)
     ] = False,
@@ -217,12 +176,18 @@ def compile_(
         "channels": opt.ratio(channels, "--channels"),
         "params": opt.ratio(params, "--params"),
         "macs": opt.ratio(macs, "--macs"),
+        "latency": opt.ratio(latency, "--latency"),
+        "latency_ms": latency_ms,
+        "latency_table": latency_table,
+        "max_drop": max_drop,
+        "max_divergence": max_divergence,
+        "ratios_from": ratios_from,
         "heads": opt.ratio(heads, "--heads"),
         "head_dims": opt.ratio(head_dims, "--head-dims"),
         "group_ratio": opt.group_ratios(group_ratio),
         "align": opt.align(align),
         "criterion": criterion,
-        "scope": opt.choice(scope, ("local", "global"), "--scope"),
+        "scope": opt.choice(scope, SCOPES, "--scope"),
         "residual": residual,
         "only": tuple(only or ()),
         "exclude": tuple(exclude or ()),
@@ -239,6 +204,8 @@ def compile_(
         "tokenizer": tokenizer,
         "max_length": max_length,
         "eval": evaluate,
+        "distill": distill,
+        "distill_checkpoint": distill_checkpoint,
     }
     _check_budget(settings, plan)
     produce(
@@ -255,19 +222,20 @@ def compile_(
 
 
 def _check_budget(settings: dict[str, Any], plan: str | None) -> None:
-    """One budget, or a plan. Raises UsageError that says which there are."""
-    budgets = [f"--{n}" for n in ("channels", "params", "macs") if settings[n] is not None]
-    others = [
-        "--" + n.replace("_", "-")
-        for n in ("heads", "head_dims", "group_ratio")
-        if settings[n] not in (None, ())
-    ]
-    if len(budgets) > 1:
+    """Budgets that go together, or a plan. Raises UsageError that says which there are."""
+
+    def given(*names: str) -> list[str]:
+        return ["--" + n.replace("_", "-") for n in names if settings[n] not in (None, ())]
+
+    budgets = given(*BUDGETS)
+    others = given("max_drop", "max_divergence", "heads", "head_dims", "group_ratio")
+    if settings["channels"] is not None and len(budgets) > 1:
         raise UsageError(f"{' and '.join(budgets)} exclude each other: give one of them")
     if plan is not None and budgets + others:
         raise UsageError(f"--plan fixes what stays: {(budgets + others)[0]} cannot be added")
     if plan is None and not budgets + others:
         raise UsageError(
-            "say how much stays: --channels R (of each group), --params R or --macs R (of the "
-            "whole model), --heads R, --head-dims R, --group-ratio GLOB=R, or --plan FILE"
+            "say how much stays: --channels R (of each group), --params R, --macs R or --latency R "
+            "(of the whole model), --max-drop X with --eval, --max-divergence X with --calib, "
+            "--heads R, --head-dims R, --group-ratio GLOB=R, or --plan FILE"
         )

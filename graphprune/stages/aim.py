@@ -173,7 +173,7 @@ def _limit(work: Work) -> _Limit:
         assert metric is not None  # the options see to it
         before = metric(work.known_model) if not work.quality else work.quality[0]
         return _Limit("max_drop", options.max_drop, lambda made: before - metric(made.result))
-    from graphprune.sensitivity.judge import Judge
+    from graphprune.damage.judge import Judge
 
     assert options.max_divergence is not None
     assert work.calibration is not None

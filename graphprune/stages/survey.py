@@ -25,7 +25,7 @@ def survey_stage(work: Work) -> Work:
 
 
 def _given_curves(work: Work) -> Work:
-    from graphprune.sensitivity.result import Sensitivity
+    from graphprune.damage.result import Sensitivity
 
     assert work.loaded is not None
     assert work.options.ratios_from is not None
@@ -38,7 +38,7 @@ def _given_curves(work: Work) -> Work:
 
 
 def _measured_curves(work: Work) -> Work:
-    from graphprune.sensitivity.run import FRACTIONS, sensitivity
+    from graphprune.damage.run import FRACTIONS, sensitivity
 
     assert work.loaded is not None
     assert work.calibration is not None  # the options see to it

@@ -88,7 +88,7 @@ def test_many_lines_of_a_message_become_one(model, pipeline, capsys):
         (["--macs", "-0.5"], "0 < R <= 1"),
         (["--channels", "half"], "--channels"),
         ([], "--channels R"),
-        (["--params", "0.5", "--macs", "0.5"], "--params and --macs exclude each other"),
+        (["--channels", "0.5", "--macs", "0.5"], "--channels and --macs exclude each other"),
         (["--channels", "0.5", "--align", "0"], "--align"),
         (["--channels", "0.5", "--align", "some"], "--align"),
         (["--channels", "0.5", "--scope", "galaxy"], "local, global"),

@@ -12,25 +12,22 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.damage.fold import layers_of, statistics_of
+from graphprune.damage.judge import Judge
+from graphprune.damage.probe import Prober
+from graphprune.damage.result import Measurement, Sensitivity
+from graphprune.damage.work import Job, workers
 from graphprune.data.feeds import Calibration
 from graphprune.data.metric import load_metric
 from graphprune.errors import NothingGainedError
 from graphprune.onnx.shapes import Shapes
 from graphprune.options import Options
-from graphprune.sensitivity.fold import layers_of, statistics_of
-from graphprune.sensitivity.judge import Judge
-from graphprune.sensitivity.probe import Prober
-from graphprune.sensitivity.result import Measurement, Sensitivity
-from graphprune.sensitivity.work import Job, workers
 
 Array = np.ndarray[Any, Any]
 Scores = Callable[[DependencyGraph, Sequence[str]], Mapping[str, Array]]
 
 FRACTIONS = (0.125, 0.25, 0.5, 0.75)
 """Widths that `compile --scope sensitivity` measures."""
-
-EIGHT = tuple(i / 8 for i in range(1, 9))
-"""Widths that `graphprune sensitivity` measures (1 is the original)."""
 
 _TRAVELLING = ("align", "only", "exclude", "residual", "threads", "seed")
 """What a worker has to know of the options."""
@@ -48,7 +45,7 @@ def sensitivity(
     source_sha256: str = "",
     scores: Scores | None = None,
     metric: Any = None,
-    fractions: Sequence[float] = EIGHT,
+    fractions: Sequence[float] = FRACTIONS,
     compensate: bool = True,
     both: bool = True,
     jobs: int = 1,

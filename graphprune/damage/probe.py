@@ -12,6 +12,7 @@ import onnx_ir as ir
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.analysis.planning import plan_from_removed
+from graphprune.damage.judge import Judge
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.shapes import Shapes
 from graphprune.onnx.subject import OnnxSubject
@@ -22,7 +23,6 @@ from graphprune.plan import Plan
 from graphprune.selection.criteria import scores as scored
 from graphprune.selection.ratios import Policy, split
 from graphprune.selection.widths import counts_for, grid_of, kept_units
-from graphprune.sensitivity.judge import Judge
 
 Array = np.ndarray[Any, Any]
 Fold = Callable[[ir.Model, Plan, Group], None]

@@ -14,15 +14,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphprune.damage.fold import Folder, layers_of
+from graphprune.damage.judge import Judge
+from graphprune.damage.probe import Point, Prober
+from graphprune.damage.result import Measurement
 from graphprune.data.metric import load_metric
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.onnx.shapes import shape_pair
 from graphprune.options import Options
 from graphprune.scoring.statistics import Statistics
-from graphprune.sensitivity.fold import Folder, layers_of
-from graphprune.sensitivity.judge import Judge
-from graphprune.sensitivity.probe import Point, Prober
-from graphprune.sensitivity.result import Measurement
 
 Array = np.ndarray[Any, Any]
 Feeds = Sequence[Mapping[str, Array]]
