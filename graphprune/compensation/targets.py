@@ -26,8 +26,8 @@ Dims = Mapping[str, tuple[int, ...]]
 ROWS = 32768
 """Rows of each layer that are looked at, at most, spread over all calibration inputs."""
 
-LEAST_ROWS = 16384
-ROWS_PER_INPUT = 12
+LEAST_ROWS = 8192
+ROWS_PER_INPUT = 10
 
 _LINEAR = op_names(
     "Conv ConvTranspose ConvInteger QLinearConv FusedConv Gemm FusedGemm MatMul FusedMatMul "

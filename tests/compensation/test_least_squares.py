@@ -75,7 +75,7 @@ def test_without_a_bias() -> None:
     found = refit(*parts, 0 * weights, zero, biased=False)
     assert found is not None
     assert not found.bias.any()
-    best = np.linalg.lstsq(x[0], y[0], rcond=None)[0]
+    best = np.linalg.lstsq(x[0, :300], y[0, :300], rcond=None)[0]
     np.testing.assert_allclose(found.weights[0], best, atol=2e-2)
 
 
@@ -86,3 +86,14 @@ def test_dead_inputs_do_no_harm() -> None:
     parts = moments(x[:, :300], y[:, :300]), moments(x[:, 300:], y[:, 300:])
     found = refit(*parts, weights, bias)
     assert found is None or np.isfinite(found.weights).all()
+
+
+def test_few_rows_are_joined_by_those_that_chose() -> None:
+    x, y, weights, bias = problem(60, 0.5)
+    found = refit(
+        moments(x[:, :30], y[:, :30]), moments(x[:, 30:], y[:, 30:]), 0 * weights, 0 * bias
+    )
+    assert found is not None
+    design = np.concatenate([x[0], np.ones((60, 1))], 1)
+    best = np.linalg.lstsq(design, y[0], rcond=None)[0]
+    np.testing.assert_allclose(found.weights[0], best[:5], atol=5e-2)
