@@ -19,47 +19,60 @@ from graphprune.scoring.statistics import Statistics
 Array = np.ndarray[Any, Any]
 
 _SHRINK = 1e-3
+_BLOCK = 64
 
 
 class _Precision:
     """The inverse of a covariance from which channels are taken away, one by one.
 
-    Columns are worked out when they are needed (left-looking), so that taking away one of n channels
-    costs n x (channels gone) and not n x n.
+    What each channel takes with it is a column; columns are subtracted from the inverse a block at a
+    time, as one matrix product, and rows of channels that left are dropped then.
     """
 
     def __init__(self, statistics: Statistics) -> None:
         variance = statistics.variance
         self.floor = _SHRINK * (float(variance.mean()) or 1.0)
+        self.left = np.ones(variance.size, bool)
         covariance = statistics.covariance
         self.inverse: Array | None = None
+        self.diagonal = 1 / (variance + self.floor)  # too wide: as if channels were independent
         if covariance is not None:
-            n = len(covariance)
-            self.inverse = np.linalg.inv(covariance + self.floor * np.eye(n))
+            self.inverse = np.linalg.inv(covariance + self.floor * np.eye(len(covariance)))
             self.diagonal = np.diagonal(self.inverse).copy()
-            self.gone = np.zeros((n, n), order="F")
-        else:  # too wide: as if channels were independent
-            self.diagonal = 1 / (variance + self.floor)
-        self.count = 0
-        self.left = np.ones(self.diagonal.size, bool)
+            self.rows = np.arange(variance.size)  # channel of each row that is still there
+            self.columns = np.zeros((variance.size, _BLOCK))
+            self.count = 0
 
     def residual(self) -> Array:
         """Variance of each channel that the others do not explain; 0 for those that left."""
         rest = 1 / np.maximum(self.diagonal, 1e-30) - self.floor
         return np.where(self.left, np.maximum(rest, 0), 0)
 
-    def take(self, j: int) -> None:
-        """Channel `j` leaves."""
-        self.left[j] = False
+    def take(self, channel: int) -> None:
+        """A channel leaves."""
+        self.left[channel] = False
         if self.inverse is None:
             return
-        column = self.inverse[:, j] - self.gone[:, : self.count] @ self.gone[j, : self.count]
-        if column[j] <= 0:  # explained altogether: nothing else changes
+        row = int(np.searchsorted(self.rows, channel))
+        pending = self.columns[:, : self.count]
+        column = self.inverse[row] - pending @ pending[row]  # symmetric
+        if column[row] <= 0:  # explained altogether: nothing else changes
             return
-        column /= np.sqrt(column[j])
-        self.gone[:, self.count] = column
+        column /= np.sqrt(column[row])
+        self.columns[:, self.count] = column
         self.count += 1
-        self.diagonal -= column**2
+        self.diagonal[self.rows] -= column**2
+        if self.count == _BLOCK:
+            self._subtract(self.columns)
+
+    def _subtract(self, pending: Array) -> None:
+        assert self.inverse is not None
+        stay = self.left[self.rows]
+        pending = pending[stay]
+        self.inverse = self.inverse[np.ix_(stay, stay)] - pending @ pending.T
+        self.rows = self.rows[stay]
+        self.columns = np.zeros((self.rows.size, _BLOCK))
+        self.count = 0
 
 
 def residual_energy(size: int, readers: Sequence[tuple[Reader, Statistics]]) -> Array:

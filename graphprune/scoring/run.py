@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.analysis.groups import Group
 from graphprune.errors import UsageError
 from graphprune.options import BEST_WITH_DATA
 from graphprune.scoring.energy import residual_energy
@@ -65,12 +66,12 @@ def data_scores(
         UnsupportedModelError: The model does not run on the inputs.
         UsageError: No such criterion, or activations that are not finite.
     """
-    criterion = BEST_WITH_DATA if criterion == "auto" else criterion
-    if criterion not in _CRITERIA:
+    if criterion not in (*_CRITERIA, "auto"):
         raise UsageError(
             f"criterion '{criterion}' does not use data: choose one of {', '.join(CRITERIA)}"
         )
     groups = [graph.by_name[name] for name in names]
+    chosen = {g.name: _best(g) if criterion == "auto" else criterion for g in groups}
     uses = uses_of(model)
     readers: dict[str, list[Reader]] = {
         g.name: [] if is_recurrent(g) else readers_of(g, uses) for g in groups
@@ -79,7 +80,7 @@ def data_scores(
         model,
         values_read(readers),
         feeds,
-        full=criterion == "energy",
+        full="energy" in chosen.values(),
         sizes=_sizes(model, feeds, dims or {}),
         threads=threads,
         seed=seed,
@@ -88,10 +89,19 @@ def data_scores(
     result = scores(groups, weight, "l2", seed)
     for group in groups:
         found = [(r, statistics[r.value]) for r in readers[group.name]]
-        values = _CRITERIA[criterion](group.size, found) if found else None
+        values = _CRITERIA[chosen[group.name]](group.size, found) if found else None
         if values is not None:
             result[group.name] = values / (values.mean() or 1.0)
     return result
+
+
+def _best(group: Group) -> str:
+    """What was best when measured, for its kind (docs/accuracy-criteria.md).
+
+    The residuals of a head's channels, each given the others of the same head, do not add up to what
+    the head as a whole is worth.
+    """
+    return "activation" if group.kind == "head" else BEST_WITH_DATA
 
 
 def _sizes(

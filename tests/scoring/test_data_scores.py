@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from architectures import NETWORKS
 from workbench import Bench, drawn, from_text
 
 from graphprune.errors import UsageError
+from graphprune.onnx.feeds import random_feeds
 from graphprune.scoring.run import CRITERIA, data_scores
 from graphprune.selection.criteria import scores
 
@@ -95,6 +97,24 @@ def test_hidden_widths_of_recurrent_layers_go_by_the_norm(criterion: str) -> Non
     data = [{"x": RNG.normal(size=(3, 2, 8)).astype(np.float32)} for _ in range(8)]
     norm = scores([group], bench.weights.__getitem__, "l2")[group.name]
     np.testing.assert_array_equal(scored(bench, data, criterion), norm)
+
+
+def test_auto_is_the_best_for_the_kind() -> None:
+    """Heads as a whole by the energy that leaves, neurons by what a refit cannot bring back."""
+    bench = Bench(NETWORKS["encoder"]())
+    data = [random_feeds(bench.model, bench.bindings[0], i) for i in range(4)]
+    names = [g.name for g in bench.graph.groups]
+    weight = bench.weights.__getitem__
+    found = {
+        c: data_scores(bench.model, bench.graph, names, weight, data, c)
+        for c in ("auto", "energy", "activation")
+    }
+    kinds = set()
+    for group in bench.graph.groups:
+        kinds.add(group.kind)
+        best = "activation" if group.kind == "head" else "energy"
+        np.testing.assert_allclose(found["auto"][group.name], found[best][group.name], rtol=1e-12)
+    assert {"head", "neuron"} <= kinds
 
 
 def test_a_criterion_without_data() -> None:

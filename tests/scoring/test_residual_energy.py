@@ -8,6 +8,7 @@ from workbench import Bench, drawn, from_text
 
 from graphprune.errors import UsageError
 from graphprune.options import Options
+from graphprune.scoring import energy as energy_module
 from graphprune.scoring.energy import residual_energy
 from graphprune.scoring.readers import Reader
 from graphprune.scoring.run import data_scores
@@ -53,8 +54,12 @@ def test_constant_channels_are_free() -> None:
     assert scored(w, v).argmin() == 1
 
 
-def test_it_is_the_greedy_elimination_of_the_textbook() -> None:
+@pytest.mark.parametrize("block", [2, 3, 64])
+def test_it_is_the_greedy_elimination_of_the_textbook(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against inverses taken anew after every unit."""
+    monkeypatch.setattr(energy_module, "_BLOCK", block)
     rows = RNG.normal(size=(500, 12)) @ RNG.normal(size=(12, 12))
     statistics = Statistics(12)
     statistics.add(rows)
