@@ -38,7 +38,7 @@ class Module:
     output: str
     fixed: tuple[nn.Module, ...] = ()
     heads: Mapping[nn.Module, int] = field(default_factory=dict)
-    finish: Callable[[], None] = lambda: None
+    finish: Callable[[nn.Module], None] = lambda network: None
 
     def to_onnx(self) -> onnx.ModelProto:
         """The network as it is now."""
@@ -93,12 +93,13 @@ def minilm(folder: Path) -> Module:
     """all-MiniLM-L6-v2 from a folder with its weights."""
     network = Embedder(folder).eval()
     layers = network.bert.encoder.layer
-    attentions = [layer.attention.self for layer in layers]
     heads = network.bert.config.num_attention_heads
+    attentions = [layer.attention.self for layer in layers]
     projections = [p for a in attentions for p in (a.query, a.key, a.value)]
 
-    def finish() -> None:
-        for attention in attentions:
+    def finish(pruned: nn.Module) -> None:
+        for layer in pruned.bert.encoder.layer:
+            attention = layer.attention.self
             attention.attention_head_size = attention.query.out_features // heads
             attention.all_head_size = attention.query.out_features
 

@@ -77,7 +77,7 @@ def torch_pruning(build: Callable[[], Any], budget: float, packages: Path) -> on
             ignored_layers=list(made.fixed),
             num_heads=dict(made.heads),
         ).step()
-        made.finish()
+        made.finish(made.network)
         return made
 
     full = _torch_macs(whole)
@@ -116,7 +116,9 @@ def onnxsim(
     dims: Mapping[str, int],
     packages: Path,
 ) -> onnx.ModelProto:
-    """Its calibrated structured pruning and head pruning, then `apply_pruning_finetune`.
+    """Its simplifier, calibrated structured pruning and head pruning, `apply_pruning_finetune`.
+
+    Where what it simplified does not run, the model goes on as it was.
 
     Raises:
         NotReached: It raises itself, or does not find enough to prune.
@@ -124,7 +126,7 @@ def onnxsim(
     sys.path.append(str(packages))
     import onnxsim as peer
 
-    original = onnx.load(path)
+    original = _simplified(onnx.load(path), feeds[0], peer)
     data = [dict(feed) for feed in feeds]
 
     def prune(ratio: float) -> onnx.ModelProto:
@@ -135,7 +137,7 @@ def onnxsim(
             made, calibration_data=data, sparsity=ratio
         )
 
-    full = macs(original, dims)
+    full = macs(path, dims)
     try:
         most = prune(0.99)
         if macs(most, dims) > budget * full:
@@ -147,3 +149,16 @@ def onnxsim(
     except Exception as error:  # whatever it raises is what it does
         line = " ".join(str(error).split())[:160]
         raise NotReached(f"{type(error).__name__}: {line}") from error
+
+
+def _simplified(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], peer: Any) -> Any:
+    from graphprune.errors import GraphpruneError
+    from graphprune.onnx.runtime import Session
+
+    try:
+        simple, _ = peer.simplify(model)
+        with Session(load(simple).model) as session:
+            session.run(dict(feed))
+    except (GraphpruneError, RuntimeError, ValueError):
+        return model
+    return simple
