@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphprune.passes.prune import PrunePass
     from graphprune.passes.sparsify import SparsifyPass
     from graphprune.passes.stamp import StampPass
+    from graphprune.passes.trim_vocabulary import TrimVocabularyPass
 
 _WHERE = {
     "CompensatePass": "compensate",
@@ -28,6 +29,7 @@ _WHERE = {
     "PrunePass": "prune",
     "SparsifyPass": "sparsify",
     "StampPass": "stamp",
+    "TrimVocabularyPass": "trim_vocabulary",
 }
 __all__ = [
     "CompensatePass",
@@ -39,6 +41,7 @@ __all__ = [
     "PrunePass",
     "SparsifyPass",
     "StampPass",
+    "TrimVocabularyPass",
 ]
 
 
