@@ -9,6 +9,7 @@ added where it helps: no node, so nothing gets slower.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,7 @@ class CompensatePass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Refit in place. Raises UnsupportedModelError where a model does not run on the inputs."""
-        targets, left = find_targets(model, self.plan, self.dims)
+        targets, left = find_targets(model, self.plan, self.dims, self.original)
         self.left = tuple(left)
         sources = [[t.source, *([t.skip] if t.skip else [])] for t in targets]
         pruned = Frontier(model, self.feeds, sources, threads=self.threads)
@@ -124,12 +125,14 @@ class CompensatePass(ir.passes.InPlacePass):
         scale = np.where(target.live, target.scale, 1.0)
         for b, (wanted, given) in enumerate(batches):
             y = take(wanted[target.value], target.cuts)
-            count = y.size // (groups * outputs)
+            count = y.size // math.prod(y.shape[a] for a in layer.axes)
             chosen = chosen_rows(count, per_sample * self.sizes[b], (self.seed, index, b))
             x = input_rows(layer, given[target.source], y.shape, chosen)
-            rows = output_rows(layer.node, y, chosen).astype(np.float64)
+            rows = output_rows(layer, y, chosen).astype(np.float64)
+            if target.through is not None and target.constant is not None:
+                rows = rows @ target.through + target.constant
             if target.skip:
-                rows -= output_rows(layer.node, given[target.skip], chosen)
+                rows -= output_rows(layer, given[target.skip], chosen)
             rows = (rows - target.shift) / scale
             rows = rows.reshape(len(chosen), groups, outputs).transpose(1, 0, 2)
             (fit if b < self.fitting else choose).add(x, rows)

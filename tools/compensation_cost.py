@@ -98,7 +98,7 @@ def row(name: str, record: Record) -> list[object]:
         name,
         record["refitted"],
         f"{record['once']:.1f}",
-        f"{record['decide']:.1f}",
+        f"{record['statistics']:.1f}",
         f"{record['compensate']:.1f}",
         f"{both / record['once']:.1f}",
         record["peak_mb"],
@@ -131,8 +131,8 @@ def main() -> int:
             f"Written by `python -m tools.compensation_cost` with --macs {given.macs} and "
             f"--samples {given.samples}. Seconds are CPU time of one thread; one run is onnxruntime "
             "on the same inputs, eight at a time; `statistics` analyses, collects statistics, "
-            "scores, selects and rewrites. Memory is the largest resident set of the whole process. Random weights: "
-            "the errors say that layers were fitted, nothing about accuracy.",
+            "scores, selects and rewrites. Memory is the largest resident set of the whole process. "
+            "Random weights: the errors say that layers were fitted, nothing about accuracy.",
             "\n".join(environment()),
             table(HEADER, rows, (1, 2, 3, 4, 5, 6)),
         ]

@@ -7,6 +7,7 @@ output is only added to a skip, the target is the original's sum less what the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.compensation.linear import Linear, channel_axis, linear_of
+from graphprune.compensation.linear import Linear, linear_of
 from graphprune.compensation.tail import affine_tail
 from graphprune.onnx.operands import op_names
-from graphprune.plan import Cut, Plan, pruned_shape
-from graphprune.rules.context import is_weight
+from graphprune.plan import Cut, Plan, pruned_shape, take
+from graphprune.rules.context import is_weight, node_name
 
 Array = np.ndarray[Any, Any]
 Dims = Mapping[str, tuple[int, ...]]
@@ -40,7 +41,9 @@ _LINEAR = op_names(
 class Target:
     """A layer to refit.
 
-    The value that is compared is `scale * output + shift + skip`, channel by channel.
+    The value that is compared is `scale * output + shift + skip`, channel by channel. Where what a
+    layer makes is no value of the graph, it is `value @ through + constant`, of what the original
+    of the layer reads.
 
     Attributes:
         layer: In the pruned graph, with the weights it has before.
@@ -50,6 +53,8 @@ class Target:
         cuts: Of `value`.
         scale: `(channels,)`.
         shift: `(channels,)`.
+        through: `(inputs of the original, channels)` or None.
+        constant: `(channels,)`.
     """
 
     layer: Linear
@@ -58,6 +63,8 @@ class Target:
     cuts: tuple[Cut, ...]
     scale: Array
     shift: Array
+    through: Array | None = None
+    constant: Array | None = None
 
     @property
     def source(self) -> str:
@@ -73,14 +80,18 @@ class Target:
         return np.asarray(size > 1e-6 * size.max(initial=0.0))
 
 
-def find_targets(model: ir.Model, plan: Plan, dims: Dims) -> tuple[list[Target], list[str]]:
+def find_targets(
+    model: ir.Model, plan: Plan, dims: Dims, original: ir.Model
+) -> tuple[list[Target], list[str]]:
     """Layers behind a cut, in order, and the names of linear layers behind one that are left.
 
     Args:
         model: The pruned graph.
         plan: What was cut.
         dims: Shapes of the original's values, at any binding.
+        original: What the plan was applied to.
     """
+    before = {node_name(node): node for node in original.graph}
     order = {node: i for i, node in enumerate(model.graph)}
     changed: set[ir.Value] = set()  # cut, or other than in the original
     targets: list[Target] = []
@@ -94,7 +105,11 @@ def find_targets(model: ir.Model, plan: Plan, dims: Dims) -> tuple[list[Target],
             continue
         changed.update(node.outputs)
         layer = linear_of(node)
-        target = None if layer is None else _target(layer, plan, dims, order)
+        target = None
+        if layer is not None and layer.gated:
+            target = _gated(layer, plan, before.get(node_name(node)))
+        elif layer is not None:
+            target = _target(layer, plan, dims, order)
         if target is not None:
             targets.append(target)
         elif node.op_type in _LINEAR and any(map(_is_matrix, node.inputs[1:])):
@@ -114,15 +129,20 @@ def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int])
     cuts = plan.tensors.get(name, ())
     if name not in dims or any(c.dynamic for c in cuts):
         return None
-    axis = channel_axis(layer.node, len(dims[name]))
-    if any(c.axis != axis for c in cuts) or pruned_shape(dims[name], cuts)[axis] != layer.bias.size:
+    rank = len(dims[name])
+    axes = {a % rank for a in layer.axes}
+    left = pruned_shape(dims[name], cuts)
+    if any(c.axis not in axes for c in cuts) or math.prod(left[a] for a in axes) != layer.bias.size:
         return None
+    plain = Target(layer, name, None, cuts, np.ones(layer.bias.size), np.zeros(layer.bias.size))
+    if len(axes) > 1:
+        return plain
 
     def comparable(value: ir.Value) -> bool:
         same = dims.get(value.name or "") == dims[name]
         return same and _same_cuts(plan.tensors.get(value.name or "", ()), cuts)
 
-    end, scale, shift = affine_tail(output, layer.bias.size, len(dims[name]) - axis - 1)
+    end, scale, shift = affine_tail(output, layer.bias.size, -layer.axes[0] - 1)
     uses = list(end.uses())
     if len(uses) == 1 and not end.is_graph_output() and uses[0].node.op_type == "Add":
         add = uses[0].node
@@ -132,7 +152,42 @@ def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int])
             return Target(layer, total.name or "", other.name, cuts, scale, shift)
     if comparable(end):
         return Target(layer, end.name or "", None, cuts, scale, shift)
-    return Target(layer, name, None, cuts, np.ones_like(scale), np.zeros_like(shift))
+    return plain
+
+
+def _gated(layer: Linear, plan: Plan, before: ir.Node | None) -> Target | None:
+    """Of a layer whose first product is inside of an op: from what its original reads."""
+    if before is None or before.inputs[0] is None or not before.inputs[0].name:
+        return None
+    recurrent = layer.node.op_type != "Attention"
+    weight = _kept(before, 1, plan, 2 if recurrent else 0)
+    if weight is None:
+        return None
+    through = weight.reshape(-1, weight.shape[-1]).T if recurrent else weight
+    constant = np.zeros(layer.bias.size)
+    index = 3 if recurrent else 2
+    if index < len(before.inputs) and before.inputs[index] is not None:
+        bias = _kept(before, index, plan, None)
+        if bias is None:
+            return None
+        constant = (bias.reshape(len(weight), 2, -1)[:, 0] if recurrent else bias).reshape(-1)
+    if through.shape[1] != layer.bias.size or constant.size != layer.bias.size:
+        return None
+    one = np.ones(layer.bias.size)
+    return Target(layer, before.inputs[0].name, None, (), one, 0 * one, through, constant)
+
+
+def _kept(node: ir.Node, index: int, plan: Plan, whole: int | None) -> Array | None:
+    """A weight of the original as it was cut, except along the axis `whole`."""
+    value = node.inputs[index]
+    if value is None or not is_weight(value) or value.const_value is None:
+        return None
+    name = node_name(node)
+    uses = [u for u in plan.initializers if u.node == name and u.input == index]
+    cuts = [c for use in uses for c in use.cuts if c.axis != whole]
+    if any(whole in c.blocks for c in cuts):
+        return None
+    return take(np.asarray(value.const_value.numpy(), np.float64), cuts)
 
 
 def _is_skip(value: ir.Value, node: ir.Node, order: Mapping[ir.Node, int]) -> bool:

@@ -21,11 +21,22 @@ CONVS = [
     ('auto_pad = "VALID"', (6, 4, 3, 3), (2, 4, 7, 7)),
     ("strides = [3], pads = [2, 1]", (5, 4, 4), (2, 4, 11)),
 ]
+TRANSPOSED = [
+    ("pads = [1, 1, 1, 1], strides = [2, 2]", (4, 5, 3, 3), (2, 4, 4, 5)),
+    ("strides = [2, 1], output_padding = [1, 0], pads = [0, 1, 1, 0]", (4, 3, 3, 2), (2, 4, 4, 5)),
+    ("group = 2, dilations = [2, 1]", (4, 3, 2, 3), (2, 4, 4, 5)),
+    ("strides = [3]", (4, 3, 5), (2, 4, 6)),
+]
 MATRICES = [
     ("y = MatMul (x, w)", (8, 5), (2, 3, 8), {}),
     ("a = MatMul (x, w) y = Add (b, a)", (8, 5), (2, 3, 8), {"b": (5,)}),
     ("y = Gemm (x, w, b)", (8, 5), (6, 8), {"b": (5,)}),
     ("y = Gemm <transB = 1> (x, w)", (5, 8), (6, 8), {}),
+    ("y = Gemm <alpha = 0.5, beta = 2.0> (x, w, b)", (8, 5), (6, 8), {"b": (5,)}),
+    ("y = com.microsoft.FusedMatMul <alpha = 0.5, transB = 1> (x, w)", (5, 8), (2, 3, 8), {}),
+    ('y = Einsum <equation = "btgi,gio->btgo"> (x, w)', (3, 4, 5), (2, 6, 3, 4), {}),
+    ('y = Einsum <equation = "...gi,goi->...go"> (x, w)', (3, 5, 4), (2, 6, 3, 4), {}),
+    ('y = Einsum <equation = "bct,oc->bot"> (x, w)', (5, 4), (2, 4, 6), {}),
 ]
 
 
@@ -47,7 +58,7 @@ def check(text: str, weights: dict[str, np.ndarray], shape: tuple[int, ...]) -> 
         return rows.transpose(1, 0, 2).reshape(len(chosen), -1)
 
     np.testing.assert_allclose(
-        result(layer.weights, layer.bias), output_rows(node, y, chosen), atol=1e-4
+        result(layer.weights, layer.bias), output_rows(layer, y, chosen), atol=1e-4
     )
     rng = np.random.default_rng(2)
     weight = rng.normal(size=layer.weights.shape)
@@ -58,7 +69,7 @@ def check(text: str, weights: dict[str, np.ndarray], shape: tuple[int, ...]) -> 
     with Session(model) as session:
         y = session.run({"x": x})["y"]
     np.testing.assert_allclose(
-        result(weight, bias), output_rows(node, y, chosen), atol=1e-3, rtol=1e-4
+        result(weight, bias), output_rows(layer, y, chosen), atol=1e-3, rtol=1e-4
     )
 
 
@@ -74,6 +85,19 @@ def test_convolutions(
     check(f"y = Conv <{attributes}> ({operands})", weights, shape)
 
 
+@pytest.mark.parametrize(("attributes", "kernel", "shape"), TRANSPOSED)
+@pytest.mark.parametrize("bias", [False, True])
+def test_transposed_convolutions(
+    attributes: str, kernel: tuple[int, ...], shape: tuple[int, ...], bias: bool
+) -> None:
+    groups = 2 if "group" in attributes else 1
+    weights = {"w": drawn(*kernel, fan_in=8)}
+    if bias:
+        weights["b"] = drawn(groups * kernel[1])
+    operands = "x, w, b" if bias else "x, w"
+    check(f"y = ConvTranspose <{attributes}> ({operands})", weights, shape)
+
+
 @pytest.mark.parametrize(("text", "kernel", "shape", "more"), MATRICES)
 def test_matrix_products(
     text: str,
@@ -87,7 +111,9 @@ def test_matrix_products(
 @pytest.mark.parametrize(
     "text",
     [
-        "y = Gemm <alpha = 0.5> (x, w)",
+        'y = Einsum <equation = "ni,ij,jk->nk"> (x, w, w)',
+        'y = Einsum <equation = "ni,jk->ni"> (x, w)',
+        'y = ConvTranspose <auto_pad = "SAME_UPPER"> (x, w)',
         "y = Gemm <transA = 1> (x, w)",
         "y = MatMul (w, x)",
         "y = Add (x, w)",

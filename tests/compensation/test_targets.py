@@ -18,7 +18,7 @@ def found(text: str) -> dict[str, tuple[str, str | None]]:
         removed[group.units[group.size // 2 :]] = True
     plan = bench.plan(bench.graph, removed)
     dims = {v.name: d for v, d in bench.shapes[0].dims.items()}
-    targets, left = find_targets(bench.pruned(plan), plan, dims)
+    targets, left = find_targets(bench.pruned(plan), plan, dims, bench.model)
     assert not left
     for target in targets:
         groups = len(target.layer.weights)
