@@ -4,8 +4,8 @@
     python -m tools.pack_speed --megabytes 64     # smaller files
 
 Each row is one file of random weights at a density, packed and unpacked in a process of its own.
-Speeds are bytes of the dense file per second of processor time of one thread, best of three. The process may take
-0.75 GB of private memory, libraries included, whatever the size of the file.
+Speeds are bytes of the dense file per second of processor time of one thread, best of three. The
+process may take 0.75 GB of private memory, libraries included, whatever the size of the file.
 """
 
 from __future__ import annotations

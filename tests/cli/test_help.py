@@ -43,6 +43,13 @@ CONTRACT = {
     "bench": "--threads --provider",
     "explain": "--json",
     "zoo": "--json",
+    "sparsify": (
+        "--sparsity --scope --criterion --pattern --pattern-axis --calib --only --exclude --compile "
+        "--save-plan -o --json --overwrite --no-bench"
+    ),
+    "pack": "-o --as --json --overwrite",
+    "unpack": "-o --check --overwrite",
+    "trim-vocab": "--tokenizer --corpus -o --tokenizer-out --json --overwrite",
 }
 
 
