@@ -167,6 +167,8 @@ def page(records: dict[str, Record], given: argparse.Namespace) -> Iterator[str]
         if first is None or first["outcome"] != "done":
             continue
         said = ", ".join(f"{metric} {value:.4f}" for metric, value in first["scores"].items())
+        other = first.get("published")
+        said += f" (on another draw of such data {other:g})" if other else ""
         yield f"## {name}\n\nOriginal: {said}.\n\n" + table(
             HEADER, rows(records, name), (1, 3, 5, 6, 7)
         )
