@@ -21,7 +21,10 @@ from graphprune.distill.teacher import Teacher, is_masked, spread, tensors
 
 WARM_UP = 100
 LOOKS = 20
-"""How often the held-out inputs are looked at, spread over the budget."""
+"""How often the held-out inputs are looked at, at most, spread over the budget."""
+
+_JUDGING = 0.1
+"""Part of the time that looking may take."""
 
 OUTPUTS = 2.0
 """What the error of the outputs counts; that of all values inside counts 1."""
@@ -128,6 +131,7 @@ class Training:
         known = [*self._held, *_keyed("train", steps)][: max(len(self._held), _SCALED_BY)]
         self._variance = spread(teacher, matches, known)
         self._slower = 1.0
+        self._judged = 0.0
 
     def run(self) -> State:
         """Train until the budget is used up; the student then has the best weights."""
@@ -146,7 +150,7 @@ class Training:
             state.step += 1
             state.seconds = perf_counter() - began
             share = self._share(state.step, state.seconds)
-            if share - looked >= 1 / LOOKS or share >= 1:
+            if share >= 1 or (share - looked >= 1 / LOOKS and self._may_look(state.seconds)):
                 self._look(state, began)
                 looked = share
             self._progress(min(share, 1.0))
@@ -158,6 +162,10 @@ class Training:
         by_steps = 0.0 if recipe.steps is None else step / recipe.steps
         by_time = 0.0 if recipe.minutes is None else seconds / (60 * recipe.minutes)
         return max(by_steps, by_time)
+
+    def _may_look(self, seconds: float) -> bool:
+        """With a budget of time, looking takes a tenth of it; steps alone decide otherwise."""
+        return self._recipe.minutes is None or self._judged <= _JUDGING * seconds
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -216,7 +224,9 @@ class Training:
         return total / max(count, 1.0)
 
     def _look(self, state: State, began: float) -> None:
+        since = perf_counter()
         error = self._judge()
+        self._judged += perf_counter() - since
         state.seconds = perf_counter() - began
         state.history.append((state.step, state.seconds, error))
         if error < state.best:  # never true of NaN
