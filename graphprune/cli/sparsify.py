@@ -245,7 +245,9 @@ def _next_steps(target: Path, data: dict[str, Any], made: Sparsified, compiled: 
     done = data.get("compiled")
     if done:
         before, after = done["original"]["params"], done["pruned"]["params"]
-        status = (done["certificate"] or {}).get("status")
+        certificate = done["certificate"] or {}
+        status = certificate.get("status")
+        lines += [f"warning: {line}" for line in certificate.get("weak") or ()]
         lines.append(
             f"Empty units left: {before:,} -> {after:,} parameters, certificate {status}, and the "
             "outputs are those of the sparse model."

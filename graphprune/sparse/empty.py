@@ -73,7 +73,7 @@ def empty_units(model: Any, dims: Mapping[str, int] | None = None, seed: int = 0
     bindings = default_bindings(canonical, dims)
     graph = analyse_graph(canonical, *shape_pair(canonical, *bindings))
     values = {
-        n: v.const_value.numpy()
+        n: v
         for g in [canonical.graph, *canonical.graph.subgraphs()]
         for n, v in g.initializers.items()
         if v.const_value is not None and v.const_value.dtype != ir.DataType.STRING
@@ -111,7 +111,7 @@ def empty_units(model: Any, dims: Mapping[str, int] | None = None, seed: int = 0
 
 
 def _empty_in(
-    group: Group, values: Mapping[str, Array], readers: Mapping[tuple[str, str], int]
+    group: Group, values: Mapping[str, ir.Value], readers: Mapping[tuple[str, str], int]
 ) -> tuple[Array, str]:
     """Empty units of a group; and why none of them can leave, if so."""
     made, read = np.ones(group.size, bool), np.ones(group.size, bool)
@@ -121,7 +121,9 @@ def _empty_in(
             continue
         if member.site.op in BATCH_NORMS and member.site.input > 2:
             continue  # what scale and shift do not let through
-        zero = _zero(group, member, values[member.site.name])
+        tensor = values[member.site.name].const_value
+        assert tensor is not None
+        zero = _zero(group, member, tensor.numpy())
         if readers.get((member.site.node, member.site.name)) == member.axis:
             read &= zero
             takers += 1

@@ -227,13 +227,13 @@ def test_every_changed_byte_is_found(small, tmp_path):
     assert 500 < len(whole) < 2500
     broken = tmp_path / "broken.gpk"
     for at in range(len(whole)):
-        for change in (1, 1 << at % 8, 255):
+        for change in (1 << at % 8, 255):
             data = bytearray(whole)
             data[at] ^= change
             broken.write_bytes(data)
             with pytest.raises(UnsupportedModelError):
                 unpack(broken, None)
-    for wrong in (*(whole[:n] for n in range(len(whole))), whole + b"\0", b"\0" + whole):
+    for wrong in (*(whole[:n] for n in range(0, len(whole), 5)), whole + b"\0", b"\0" + whole):
         broken.write_bytes(wrong)
         with pytest.raises(UnsupportedModelError):
             unpack(broken, None)

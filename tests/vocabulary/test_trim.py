@@ -13,10 +13,12 @@ import pytest
 pytest.importorskip("tokenizers")
 
 from tokenizers import Tokenizer
-from vocabulary_cases import HEAD, encoder, trained, write
+from vocabulary_cases import HEAD, LINES, encoder, trained, write
+from workbench import drawn, from_text
 
 from graphprune.cli import run
 from graphprune.onnx.load import load
+from graphprune.vocabulary.trim import trim_vocabulary
 
 
 def prepare(folder: Path, kind: str, head: str = HEAD, spare: int = 0) -> list[str]:
@@ -89,6 +91,52 @@ def test_ids_that_come_back_are_the_new_ones(tmp_path, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert "same" in shown["exact"]
     assert "gives the token ids back" in shown["notes"][0]
+
+
+def test_a_quantised_table_with_a_scale_for_each_token(tmp_path):
+    tokenizer, corpus = write(tmp_path, "wordpiece")
+    rows = Tokenizer.from_file(str(tokenizer)).get_vocab_size(with_added_tokens=True)
+    rng = np.random.default_rng(0)
+    weights = {
+        "table": rng.integers(-127, 128, (rows, 12)).astype(np.int8),
+        "scale": rng.uniform(0.01, 0.1, rows).astype(np.float32),
+        "zero": rng.integers(-5, 6, rows).astype(np.int8),
+    }
+    body = "real = DequantizeLinear<axis=0>(table, scale, zero) h = Gather(real, ids)"
+    proto = from_text(body, weights, inputs="int64[N, T] ids", outputs="float[N, T, 12] h")
+    made = trim_vocabulary(proto, tokenizer, corpus)
+    assert made.report.exact == ("h",)
+    assert set(made.report.heads) == {"scale", "zero"}
+    left = {n: v.shape.numpy()[0] for n, v in made.model.graph.initializers.items()}
+    assert left == dict.fromkeys(weights, made.report.kept)
+
+
+def test_onnxruntimes_fused_embedding(tmp_path):
+    tokenizer, corpus = write(tmp_path, "wordpiece")
+    rows = Tokenizer.from_file(str(tokenizer)).get_vocab_size(with_added_tokens=True)
+    node = onnx.helper.make_node(
+        "EmbedLayerNormalization",
+        ["ids", "", "words", "places", "", "gamma", "beta"],
+        ["h", "lengths"],
+        domain="com.microsoft",
+    )
+    weights = {"words": drawn(rows, 12), "places": drawn(600, 12)}
+    weights |= {"gamma": np.ones(12, np.float32), "beta": np.zeros(12, np.float32)}
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT32, ["N", "T"])
+    h = onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, ["N", "T", 12])
+    stored = [onnx.numpy_helper.from_array(a, n) for n, a in weights.items()]
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
+    graph = onnx.helper.make_graph([node], "g", [ids], [h], stored)
+    proto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    made = trim_vocabulary(proto, tokenizer, corpus)
+    assert (made.report.tables, made.report.exact) == (("words",), ("h",))
+
+
+def test_all_tokens_are_needed(tmp_path, capsys):
+    arguments = prepare(tmp_path, "words")
+    (tmp_path / "corpus.txt").write_text("\n".join(LINES), encoding="utf-8")
+    assert run(["trim-vocab", *arguments]) == 6
+    assert "tokens are needed: nothing can be trimmed" in capsys.readouterr().err
 
 
 def mistakes(folder: Path) -> dict[str, tuple[list[str], int, str]]:
