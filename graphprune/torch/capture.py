@@ -160,7 +160,11 @@ def capture(
                 continue
             notes = (*notes, note) if note else notes
         if errors:
-            notes = (f"captured in eval mode, since train mode failed: {errors[0]}", *notes)
+            note = (
+                f"captured in eval mode, since train mode failed: {errors[0]}; what only train mode "
+                "runs stays as it is"
+            )
+            notes = (note, *notes)
         return Captured(model, graph_module, inputs, named, train, captured.dynamic, tuple(notes))
     raise UnsupportedModelError(
         f"torch.export does not get through {type(model).__name__}: {errors[-1]}; check that it runs "

@@ -14,8 +14,10 @@ from models_zoo.builders.torchvision_shim import torchvision
 #: Above this many parameters a network is built with fewer of its identical blocks.
 LARGEST = 150_000_000
 
-#: Every architecture is built for this image size (the vision transformers allow no other).
+#: Architectures are built for this image size (the vision transformers allow no other),
 SIZE = 224
+#: but for those whose auxiliary heads, which train mode runs, take no smaller one than their own.
+SIZES = {"inception_v3": 299}
 
 
 def classification() -> list[str]:
@@ -53,7 +55,7 @@ class Classifier(nn.Module):
 
 
 def sample(name: str, *, seed: int = 0) -> Sample:
-    """Build `name` at its own width, `(batch, 3, 224, 224)` -> logits.
+    """Build `name` at its own width, `(batch, 3, size, size)` -> logits.
 
     Networks of more than `LARGEST` parameters keep two of each run of identical blocks. Raises
     ValueError for an unknown name.
@@ -69,7 +71,8 @@ def sample(name: str, *, seed: int = 0) -> Sample:
             module = Classifier(models.get_model(name, weights=None))
     if sum(p.numel() for p in module.parameters()) > LARGEST:
         shorten(module, keep=2)
-    image = live_images((8, 3, SIZE, SIZE), seed + 1)
+    size = SIZES.get(name, SIZE)
+    image = live_images((8, 3, size, size), seed + 1)
     enliven(module, {"image": image}, seed)
     return Sample(module, {"image": image[:2]}, {"image": {0: "batch"}}, ("logits",))
 
