@@ -64,11 +64,12 @@ def measure(name: str, cache: Path, samples: int, macs: float) -> Record:
         path, macs=macs, bench=False, verify=False, progress=progress, **settings
     )
     progress("end")
+    after = ("", "load", "compensate", "measure", "report")
     drift = result.report.drift
     assert drift is not None
     return {
         "once": once,
-        "statistics": sum(spent.get(stage, 0.0) for stage in ("survey", "decide", "rewrite")),
+        "statistics": sum(spent.values()) - sum(spent.get(s, 0.0) for s in after),
         "compensate": spent["compensate"],
         "refitted": drift.refitted,
         "before": drift.uncompensated[0]["relative"],

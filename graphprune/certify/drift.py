@@ -117,9 +117,25 @@ def compare_on(
     Raises:
         UnsupportedModelError: One of the models does not run on them.
     """
-    with Session(original, threads=threads) as first, Session(pruned, threads=threads) as second:
-        pairs = [(first.run(feed), second.run(feed)) for feed in feeds]
-    return tuple(_drift(v.name or "", pairs) for v in original.graph.outputs)
+    return compare_each(original, [pruned], feeds, threads=threads)[0]
+
+
+def compare_each(
+    original: ir.Model,
+    others: Sequence[ir.Model],
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    threads: int = 1,
+) -> list[tuple[OutputDrift, ...]]:
+    """The same for several models; the original runs once."""
+    with Session(original, threads=threads) as session:
+        wanted = [session.run(feed) for feed in feeds]
+    found = []
+    for model in others:
+        with Session(model, threads=threads) as session:
+            pairs = [(a, session.run(feed)) for a, feed in zip(wanted, feeds, strict=True)]
+        found.append(tuple(_drift(v.name or "", pairs) for v in original.graph.outputs))
+    return found
 
 
 def _drift(name: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> OutputDrift:

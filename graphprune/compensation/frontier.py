@@ -20,7 +20,7 @@ from graphprune.onnx.trace import captured
 
 Array = np.ndarray[Any, Any]
 
-MEMORY = 448 << 20
+MEMORY = 320 << 20
 """Bytes of activations that one frontier keeps."""
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.certify.drift import OutputDrift, compare_on
+from graphprune.certify.drift import OutputDrift, compare_each
+from graphprune.compensation.spread import looks_like_noise
 from graphprune.data.feeds import Calibration
 from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.shapes import Shapes
@@ -18,6 +19,11 @@ from graphprune.report.model import DriftReport
 
 REFITTED = "graphprune.refitted_layers"
 """Metadata of a model whose weights are no longer slices of the original's."""
+
+_NOISE = (
+    "the calibration inputs look like noise to the model (its outputs hardly vary): the weights stay "
+    "as they were cut; give inputs of the kind that it will see"
+)
 
 
 def compensate(
@@ -34,7 +40,7 @@ def compensate(
     """A copy of `pruned` with refitted weights, how far it is from `original`, and warnings.
 
     The refitted copy is taken only where its outputs are closer to the original's on the inputs
-    that regularisers are chosen by; the drift is measured on others.
+    that regularisers are chosen by; the drift is measured on others. Nothing is fitted to noise.
 
     Args:
         original: Canonical.
@@ -55,23 +61,28 @@ def compensate(
     work = CompensatePass(
         plan, original, dims, fit, choose, threads=threads, seed=seed, progress=progress
     )
+    notes = []
     try:
-        before = compare_on(original, pruned, judge, threads=threads)
-        work(copy)
-        gain = [_damage(compare_on(original, m, choose, threads=threads)) for m in (pruned, copy)]
+        if looks_like_noise(original, choose, threads=threads):
+            notes.append(_NOISE)
+            gain = 0.0, np.inf
+        else:
+            work(copy)
+            found = compare_each(original, [pruned, copy], choose, threads=threads)
+            gain = _damage(found[0]), _damage(found[1])
+            if not gain[1] <= gain[0]:
+                notes.append("compensation did not bring held-out outputs closer: the weights stay")
+        if not gain[1] <= gain[0]:
+            copy = pruned
+        before, after = compare_each(original, [pruned, copy], judge, threads=threads)
     except (UnsupportedModelError, ir.passes.PassError) as error:
         cause = error.__cause__ if isinstance(error, ir.passes.PassError) else error
         if not isinstance(cause, UnsupportedModelError):
             raise
         raise UsageError(f"the model does not run on the calibration inputs: {cause}") from error
-    notes = []
-    refitted = sum(fitted.lam is not None for fitted in work.layers)
-    if not gain[1] <= gain[0]:
-        copy, refitted = pruned, 0
-        notes.append("compensation did not bring held-out outputs closer: the weights stay")
+    refitted = 0 if copy is pruned else sum(fitted.lam is not None for fitted in work.layers)
     if refitted:
         copy.metadata_props[REFITTED] = str(refitted)
-    after = compare_on(original, copy, judge, threads=threads)
     report = DriftReport(
         samples=data.samples,
         held_out=sum(b.samples for b in data.judge),
