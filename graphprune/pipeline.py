@@ -126,7 +126,8 @@ def sensitivity(
         compensate: Measure with compensation, too.
         jobs: Processes.
         scheduler: Address of a Dask scheduler, in place of processes.
-        checkpoint: File that keeps measurements; a later call with the same settings goes on from it.
+        checkpoint: File that keeps measurements; a later call with the same settings and data goes on
+            from it. It is left behind.
         progress: As for `compile`.
         **settings: Fields of `Options`.
 

@@ -45,16 +45,27 @@ class PrunePass(ir.passes.InPlacePass):
         plan: What stays of every tensor and initializer use.
         bindings: Two bindings of the dynamic dimensions, the plan's first; chosen where absent, or
             where they are alike.
+        shapes: Sizes of the very model that the pass is called on, at both bindings, where they are
+            known already (see `graphprune.onnx.shapes.carried`); else they are inferred.
     """
 
-    def __init__(self, plan: Plan, bindings: Sequence[Mapping[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        bindings: Sequence[Mapping[str, int]] | None = None,
+        shapes: Sequence[Shapes] | None = None,
+    ) -> None:
         self.plan = plan
         self.bindings = bindings
+        self.shapes = shapes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Shorten the model. Raises UsageError where the plan names what is not there."""
         if not self.plan.tensors and not self.plan.initializers:
             return ir.passes.PassResult(model, modified=False)
+        if self.shapes is not None:
+            _Rewrite(model, self.plan, self.shapes).run()
+            return ir.passes.PassResult(model, modified=True)
         if self.bindings is None:
             first, second = default_bindings(model, {})
             first = {n: self.plan.binding.get(n, size) for n, size in first.items()}

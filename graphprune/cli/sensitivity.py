@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,6 @@ from graphprune.cli import options as opt
 from graphprune.cli.console import Stages, reserved_stdout, stdout
 from graphprune.cli.files import check_outputs, model_file
 from graphprune.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def sensitivity(
@@ -119,6 +116,7 @@ def sensitivity(
     or Sigmoid. An interrupted run goes on where it stopped when the same command is given again.
     """
     shares = _fractions(fractions)
+    opt.at_least(jobs, 1, "--jobs")
     source = model_file(model)
     files = {"-o": Path(output) if output else None, "--plot": Path(plot) if plot else None}
     check_outputs(source, files, overwrite)
@@ -150,13 +148,14 @@ def sensitivity(
             Options(**settings),
             fractions=shares,
             compensate=not no_compensation,
-            jobs=opt.at_least(jobs, 1, "--jobs"),
+            jobs=jobs,
             scheduler=scheduler,
             checkpoint=None if files["-o"] is None else _checkpoint(files["-o"]),
             progress=stages,
         )
         if files["-o"] is not None:
             found.save(files["-o"])
+            _checkpoint(files["-o"]).unlink(missing_ok=True)
         if files["--plot"] is not None:
             from graphprune.report.curves import plot_curves
 

@@ -21,6 +21,7 @@ from graphprune.onnx.names import FreshNames
 from graphprune.onnx.operands import attribute
 from graphprune.plan import InitializerCut, Plan, take
 from graphprune.rules.context import is_weight, node_name
+from graphprune.scoring.run import batch_sizes
 from graphprune.scoring.statistics import WIDEST, Statistics, collect
 
 Array = np.ndarray[Any, Any]
@@ -50,7 +51,7 @@ class Folder:
         self._layers = layers
         self._statistics = statistics
 
-    def __call__(self, pruned: ir.Model, plan: Plan, group: Group) -> None:
+    def __call__(self, pruned: ir.Model, plan: Plan) -> None:
         """Change the weights of the layers of `pruned` that read what left."""
         nodes = {node_name(n): n for n in pruned.graph}
         names = FreshNames(pruned)
@@ -78,11 +79,17 @@ class Folder:
         gone = np.setdiff1d(np.arange(len(weight)), kept)
         if known.covariance is None or known.mean.size != len(weight) or not kept.size:
             return
-        holder = _bias_of(node)
+        others = tuple(c for c in cut.cuts if c is not reading)
+        new = node.inputs[1]
+        assert new is not None
+        assert new.shape is not None
+        width = int(np.prod(new.shape.numpy())) // len(kept)
+        if node.op_type == "Conv":
+            width = int(new.shape.numpy()[0])
+        holder = _bias_of(node, width)
         matrix, constant = _estimate(known, kept, gone, centred=holder is not None)
         lost = np.tensordot(matrix, weight[gone], axes=(0, 0))
         folded = np.moveaxis(weight[kept] + lost, 0, layer.axis)
-        others = tuple(c for c in cut.cuts if c is not reading)
         _replace(node, 1, take(folded, others), names)
         if holder is not None:
             shift = np.tensordot(constant, weight[gone], axes=(0, 0))
@@ -110,6 +117,7 @@ def statistics_of(
     layers: Mapping[str, Layer],
     feeds: Sequence[Mapping[str, Array]],
     *,
+    dims: Mapping[str, Sequence[int]] | None = None,
     threads: int = 1,
     seed: int = 0,
 ) -> dict[str, Statistics]:
@@ -119,11 +127,13 @@ def statistics_of(
         model: The original, canonical.
         layers: Of `layers_of`.
         feeds: Inputs, batch by batch.
+        dims: Shapes of values, to bound memory; one that is not named is measured in a run of its own.
         threads: Of onnxruntime.
         seed: Of the choice of positions.
     """
     wanted = {layer.value: 1 if layer.node.op_type == "Conv" else -1 for layer in layers.values()}
-    return collect(model, wanted.items(), feeds, threads=threads, seed=seed)
+    sizes = batch_sizes(model, feeds, dims or {})
+    return collect(model, wanted.items(), feeds, sizes=sizes, threads=threads, seed=seed)
 
 
 def _layer(node: ir.Node) -> Layer | None:
@@ -167,15 +177,16 @@ def _estimate(known: Statistics, kept: Array, gone: Array, *, centred: bool) -> 
     return matrix, constant
 
 
-def _bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """Where a bias is that holds a constant vector."""
+def _bias_of(node: ir.Node, width: int) -> tuple[ir.Node, int] | None:
+    """Where a bias is that holds a constant vector of so many outputs."""
     if node.op_type == "MatMul":
         return constant_add(node)
     index = 3 if node.op_type in ("LSTM", "GRU", "RNN") else 2
     value = node.inputs[index] if len(node.inputs) > index else None
     if value is None or not is_weight(value) or value.const_value is None:
         return None
-    return node, index
+    size = int(value.const_value.size)
+    return (node, index) if size == (2 * width if index == 3 else width) else None
 
 
 def _shift(node: ir.Node, index: int, shift: Array, names: FreshNames) -> None:
@@ -185,8 +196,7 @@ def _shift(node: ir.Node, index: int, shift: Array, names: FreshNames) -> None:
     bias = value.const_value.numpy()
     if bias.size == 2 * shift.size:  # of a recurrent layer: that of its input, that of its state
         shift = np.concatenate([shift, np.zeros_like(shift)], -1)
-    if bias.size == shift.size:
-        _replace(node, index, bias + shift.reshape(bias.shape), names)
+    _replace(node, index, bias + shift.reshape(bias.shape), names)
 
 
 def _replace(node: ir.Node, index: int, array: Array, names: FreshNames) -> None:

@@ -70,7 +70,10 @@ class Judge:
         for name, scale in self._scales.items():
             error = count = 0.0
             for wanted, got in zip(self._wanted, found, strict=True):
-                difference = got[name].astype(np.float64) - wanted[name]
+                if got[name].shape != wanted[name].shape:
+                    return float("inf")
+                known = np.isfinite(wanted[name])  # a mask's -inf says nothing
+                difference = got[name][known].astype(np.float64) - wanted[name][known]
                 error += float((difference * difference).sum())
                 count += difference.size
             total += (error / count) / scale if count else 0.0
@@ -90,6 +93,7 @@ class Judge:
         for run in self._wanted:
             array = run[name].astype(np.float64)
             rows = array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
+            rows = np.where(np.isfinite(rows), rows, 0.0)
             count += len(rows)
             first = first + rows.sum(0)
             second += float((rows * rows).sum())

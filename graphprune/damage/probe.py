@@ -10,11 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.analysis.groups import Group
 from graphprune.analysis.planning import plan_from_removed
 from graphprune.damage.judge import Judge
 from graphprune.errors import UnsupportedModelError
-from graphprune.onnx.shapes import Shapes
+from graphprune.onnx.shapes import Shapes, carried
 from graphprune.onnx.subject import OnnxSubject
 from graphprune.options import Options
 from graphprune.passes.prune import PrunePass
@@ -25,8 +24,6 @@ from graphprune.selection.ratios import Policy, split
 from graphprune.selection.widths import counts_for, grid_of, kept_units
 
 Array = np.ndarray[Any, Any]
-Fold = Callable[[ir.Model, Plan, Group], None]
-"""Changes weights of a pruned model so that it loses less."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,6 @@ class Prober:
         options: Criterion, alignment, and which groups are looked at.
         judge: Measures damage.
         scores: Scores of the named groups, in place of the criterion's.
-        fold: Compensates a model for one group's loss; None: as it was cut.
     """
 
     def __init__(
@@ -63,14 +59,13 @@ class Prober:
         options: Options,
         judge: Judge,
         scores: Callable[[DependencyGraph, Sequence[str]], Mapping[str, Array]] | None = None,
-        fold: Fold | None = None,
     ) -> None:
         subject = OnnxSubject(model, shapes, "")
         grid = 16 if options.align == "auto" else int(options.align)
         self.graph = subject.analyse(grid=grid)
         self.judge = judge
-        self.fold = fold
         self._model = model
+        self._shapes = shapes
         self._bindings = [s.binding for s in shapes]
         self._grid = grid_of(options.align)
         policy = Policy(only=options.only, exclude=options.exclude, residual=options.residual)
@@ -101,20 +96,19 @@ class Prober:
         removed[group.units[gone]] = True
         return plan_from_removed(self.graph, removed, binding=self._bindings[0])
 
-    def model(self, point: Point, *, folded: bool = False) -> ir.Model | None:
+    def model(self, point: Point, plan: Plan | None = None) -> ir.Model | None:
         """The model with one group alone pruned; None where its sizes cannot be followed."""
-        plan = self.plan(point)
+        plan = self.plan(point) if plan is None else plan
         pruned = self._model.clone()
+        shapes = carried(self._shapes, self._model, pruned)
         try:
-            PrunePass(plan, self._bindings)(pruned)
+            PrunePass(plan, self._bindings, shapes)(pruned)
         except SizeError:
             return None
         except ir.passes.PassError as error:
             if isinstance(error.__cause__, SizeError):
                 return None
             raise
-        if folded and self.fold is not None:
-            self.fold(pruned, plan, self.graph.by_name[point.group])
         return pruned
 
     def damage_of(self, model: ir.Model) -> float | None:

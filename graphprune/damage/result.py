@@ -85,9 +85,9 @@ class Sensitivity:
             "settings": dict(sorted(self.settings.items())),
             "quality": self.quality,
             "groups": dict(self.sizes),
-            "measurements": [asdict(m) for m in self.measurements],
+            "measurements": [_plain(m) for m in self.measurements],
         }
-        return json.dumps(data, indent=1) + "\n"
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the file; whole or not at all."""
@@ -113,11 +113,28 @@ class Sensitivity:
             return cls(
                 source_sha256=data["source_sha256"],
                 sizes={str(n): int(s) for n, s in data["groups"].items()},
-                measurements=tuple(
-                    Measurement(**{**m, "counts": tuple(m["counts"])}) for m in data["measurements"]
-                ),
-                quality=data["quality"],
-                settings=data["settings"],
+                measurements=tuple(Measurement(**_read(m)) for m in data["measurements"]),
+                quality=_number(data["quality"]),
+                settings=dict(data["settings"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{name} is no file of graphprune sensitivity") from error
+
+
+_FIGURES = ("damage", "folded", "quality", "quality_folded")
+
+
+def _plain(measured: Measurement) -> dict[str, Any]:
+    """As JSON knows it, which has no infinity."""
+    data = asdict(measured)
+    return {**data, **{n: "inf" if data[n] == float("inf") else data[n] for n in _FIGURES}}
+
+
+def _read(data: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {n: _number(data[n]) for n in _FIGURES}
+    counts = tuple(int(c) for c in data["counts"])
+    return {**data, **figures, "kept": float(data["kept"]), "counts": counts}
+
+
+def _number(given: Any) -> float | None:
+    return None if given is None else float(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -19,7 +21,7 @@ from graphprune.damage.result import Measurement, Sensitivity
 from graphprune.damage.work import Job, workers
 from graphprune.data.feeds import Calibration
 from graphprune.data.metric import load_metric
-from graphprune.errors import NothingGainedError
+from graphprune.errors import NothingGainedError, UsageError
 from graphprune.onnx.shapes import Shapes
 from graphprune.options import Options
 
@@ -68,8 +70,8 @@ def sensitivity(
         both: Then also without.
         jobs: Processes.
         scheduler: Address of a Dask scheduler that has workers.
-        checkpoint: File that keeps what is measured; a later call with the same settings goes on
-            from it. Removed at the end.
+        checkpoint: File that keeps what is measured; a later call with the same settings and data
+            goes on from it. It stays, so that nothing is lost before the result is written.
         progress: Called with the share that is done.
 
     Raises:
@@ -77,6 +79,8 @@ def sensitivity(
         UsageError: No such scheduler, or the metric does not work.
         UnsupportedModelError: The model does not run on the inputs.
     """
+    if metric is not None and (jobs > 1 or scheduler):
+        _check_sendable(metric)
     judged = _few([b.feeds for b in data.choose], [b.samples for b in data.choose])
     prober = Prober(model, shapes, options, Judge(model, judged, options.threads), scores)
     if not prober.groups:
@@ -87,6 +91,7 @@ def sensitivity(
             model,
             layers_of(model, prober.groups),
             [b.feeds for b in data.fit],
+            dims={v.name: d for v, d in shapes[0].dims.items() if v.name},
             threads=options.threads,
             seed=options.seed,
         )
@@ -100,7 +105,10 @@ def sensitivity(
         metric,
         both,
     )
-    settings = _settings(options, data, fractions, compensate, both)
+    settings = {
+        **_settings(options, data, fractions, compensate, both),
+        "metric": None if metric is None else load_metric(metric).name,
+    }
     sizes = {g.name: g.size for g in prober.groups}
     points = {(p.group, p.counts): p for p in prober.points(fractions)}
     found: dict[Any, Measurement] = {}
@@ -123,8 +131,6 @@ def sensitivity(
                 report(len(found) / len(points))
                 if checkpoint is not None:
                     result().save(checkpoint)
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
     return result()
 
 
@@ -151,7 +157,28 @@ def _settings(
         "compensated": compensate,
         "uncompensated": both or not compensate,
         "samples": data.samples,
+        "data_sha256": _digest(data),
     }
+
+
+def _digest(data: Calibration) -> str:
+    """Of all calibration inputs: what was measured on others is not to be mixed in."""
+    found = hashlib.sha256()
+    for batch in (*data.fit, *data.choose):
+        for name, array in sorted(batch.feeds.items()):
+            found.update(repr((name, array.dtype.str, array.shape)).encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def _check_sendable(metric: Any) -> None:
+    """Other processes get the metric by its name. Raises UsageError where it has none."""
+    try:
+        pickle.dumps(metric)
+    except Exception as error:  # of many kinds, as the user's object likes
+        raise UsageError(
+            "other processes cannot be given this metric: give it as 'module:callable'"
+        ) from error
 
 
 def _resumed(checkpoint: str | PathLike[str] | None, wanted: Sensitivity) -> list[Measurement]:

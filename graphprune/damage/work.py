@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import onnx
@@ -42,6 +42,7 @@ class Job:
         statistics: Of what the layers read that are folded; None: nothing is compensated.
         metric: The user's, where there is one: as text it is imported in every process.
         both: Measure as cut too, not only with compensation.
+        key: Tells jobs apart within a process.
     """
 
     model: bytes
@@ -52,11 +53,7 @@ class Job:
     statistics: Mapping[str, Statistics] | None = None
     metric: Any = None
     both: bool = True
-
-    @property
-    def key(self) -> str:
-        """Tells jobs apart within a process."""
-        return hashlib.sha256(self.model).hexdigest() + repr((self.options, self.both))
+    key: str = field(default_factory=lambda: uuid4().hex)
 
 
 class Bench:
@@ -74,25 +71,29 @@ class Bench:
             Judge(model, job.judged, job.options.threads),
             lambda _, names: {n: job.scores[n] for n in names},
         )
+        self.folder: Folder | None = None
         if job.statistics is not None:
-            self.prober.fold = Folder(layers_of(model, self.prober.groups), job.statistics)
+            self.folder = Folder(layers_of(model, self.prober.groups), job.statistics)
 
     def measure(self, point: Point) -> Measurement:
         """One group at one width, as cut and with compensation."""
         found = Measurement(point.group, point.kept, point.counts)
-        folds = self.job.statistics is not None
-        if self.job.both or not folds:
-            damage, quality = self._judged(point, folded=False)
+        plan = self.prober.plan(point)
+        model = self.prober.model(point, plan)
+        if model is None:
+            return found
+        if self.job.both or self.folder is None:
+            damage, quality = self._judged(model)
             found = replace(found, damage=damage, quality=quality)
-        if folds:
-            damage, quality = self._judged(point, folded=True)
+        if self.folder is not None:
+            self.folder(model, plan)
+            damage, quality = self._judged(model)
             found = replace(found, folded=damage, quality_folded=quality)
         return found
 
-    def _judged(self, point: Point, *, folded: bool) -> tuple[float | None, float | None]:
-        model = self.prober.model(point, folded=folded)
-        damage = None if model is None else self.prober.damage_of(model)
-        if model is None or damage is None or self._metric is None:
+    def _judged(self, model: ir.Model) -> tuple[float | None, float | None]:
+        damage = self.prober.damage_of(model)
+        if damage is None or self._metric is None:
             return damage, None
         return damage, self._metric(model)
 
@@ -150,8 +151,9 @@ def _identity(job: Job) -> Job:
 
 
 def _through(executor: Executor, job: Any, points: Iterable[Point]) -> Iterator[Measurement]:
-    waiting: list[Future[Measurement]] = [executor.submit(measure, job, p) for p in points]
+    waiting: list[Future[Measurement]] = []
     try:
+        waiting.extend(executor.submit(measure, job, p) for p in points)
         for done in as_completed(waiting):
             yield done.result()
     except GraphpruneError:

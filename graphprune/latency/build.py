@@ -53,7 +53,7 @@ def measure_table(
     Args:
         model: Canonical.
         shapes: Its sizes at two bindings.
-        options: Which groups, alignment, threads, provider.
+        options: Alignment, residual widths, threads, provider.
         feeds: What is run.
         fits: See `made_for`.
         progress: Called with the share that is done.
@@ -108,14 +108,11 @@ def _analysed(
 def _evenly(
     model: ir.Model, shapes: tuple[Shapes, Shapes], options: Options, ratio: float
 ) -> tuple[ir.Model, dict[str, tuple[int, ...]]] | None:
-    """The model with the same ratio everywhere, and the units kept of each group that was cut."""
-    even = Options(
-        channels=ratio,
-        align=options.align,
-        only=options.only,
-        exclude=options.exclude,
-        residual=options.residual,
-    )
+    """The model with the same ratio everywhere, and the units kept of each group that was cut.
+
+    In all groups, whatever is to be pruned this time: the table may be used again.
+    """
+    even = Options(channels=ratio, align=options.align, residual=options.residual)
 
     def decided(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
         return decide_model(model, shapes, even, "", lambda *_: None, refused)

@@ -38,10 +38,16 @@ class Line:
 
     @classmethod
     def through(cls, points: Sequence[tuple[float, float]]) -> Line:
-        """From (work, milliseconds); several at the same work are averaged, and time never falls."""
+        """From (work, milliseconds); several at the same work are averaged, and time never falls.
+
+        Raises:
+            ValueError: There is no point.
+        """
+        if not points:
+            raise ValueError("a line needs a point")
         by_work: dict[float, list[float]] = {}
         for work, ms in points:
-            by_work.setdefault(work, []).append(ms)
+            by_work.setdefault(float(work), []).append(float(ms))
         pairs = sorted((w, float(np.mean(ms))) for w, ms in by_work.items())
         times = np.maximum.accumulate([ms for _, ms in pairs])
         return cls(tuple(w for w, _ in pairs), tuple(float(t) for t in times))
@@ -91,10 +97,10 @@ class LatencyTable:
             if data["format"] != FORMAT:
                 raise UsageError(f"{path} has format {data['format']}, this version reads {FORMAT}")
             lines = {
-                str(name): Line(tuple(map(float, x["work"])), tuple(map(float, x["ms"])))
+                str(name): Line.through(list(zip(x["work"], x["ms"], strict=True)))
                 for name, x in data["nodes"].items()
             }
-            found = cls(data["made_for"], lines)
+            found = cls(dict(data["made_for"]), lines)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,7 +83,8 @@ class Session:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if isinstance(model, ir.Model):
-            source: bytes | str = self._source(_with_outputs(model, outputs), options)
+            with _extended(model, outputs):
+                source: bytes | str = self._source(model, options)
         elif outputs:
             raise ValueError("extra outputs need a graph in memory, not a file")
         else:
@@ -155,24 +157,33 @@ class Session:
         return str(path)
 
 
-def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy with further graph outputs; the model itself when there are none to add."""
-    present = {v.name for v in model.graph.outputs}
+@contextmanager
+def _extended(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
+    """Further graph outputs for as long as the model is written: a copy of it would cost more."""
+    graph = model.graph
+    present = {v.name for v in graph.outputs}
     extra = [n for n in dict.fromkeys(names) if n not in present]
-    if not extra:
-        return model
-    copy = model.clone()
-    values = {o.name: o for node in copy.graph for o in node.outputs}
-    values.update({v.name: v for v in copy.graph.inputs})
-    values.update(copy.graph.initializers.items())
+    values: dict[str | None, ir.Value] = {}
+    if extra:
+        values = {o.name: o for node in graph for o in node.outputs}
+        values.update({v.name: v for v in graph.inputs})
+        values.update(graph.initializers.items())
     for name in extra:
         if name not in values:
             raise ValueError(f"the graph has no value '{name}'")
-        value = values[name]
-        if value.producer() is not None:
-            value.shape = None  # what stands in the file may be stale; onnxruntime infers it
-        copy.graph.outputs.append(value)
-    return copy
+    shapes = {name: values[name].shape for name in extra}
+    count = len(graph.outputs)
+    try:
+        for name in extra:
+            value = values[name]
+            if value.producer() is not None:
+                value.shape = None  # what stands in the file may be stale; onnxruntime infers it
+            graph.outputs.append(value)
+        yield
+    finally:
+        del graph.outputs[count:]
+        for name, shape in shapes.items():
+            values[name].shape = shape
 
 
 _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")

@@ -21,7 +21,14 @@ from graphprune.onnx.shape_rules import Dims, Typed
 from graphprune.onnx.shape_values import evaluate
 from graphprune.onnx.sweep import Sweep
 
-__all__ = ["Shapes", "default_bindings", "evaluate_sizes", "infer_shapes", "shape_pair"]
+__all__ = [
+    "Shapes",
+    "carried",
+    "default_bindings",
+    "evaluate_sizes",
+    "infer_shapes",
+    "shape_pair",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +113,42 @@ def shape_pair(
             if _as_well_known(found, one):
                 other = found
     return one, other
+
+
+def carried(found: Sequence[Shapes], source: ir.Model, copy: ir.Model) -> tuple[Shapes, ...]:
+    """Shapes of `source` as those of a clone of it that nothing has changed yet.
+
+    Args:
+        found: Inferred from `source`.
+        source: The model.
+        copy: `source.clone()`.
+
+    Raises:
+        ValueError: The two do not have equally many values.
+    """
+    pairs = dict(zip(_values(source.graph), _values(copy.graph), strict=True))
+    return tuple(
+        Shapes(
+            binding=shapes.binding,
+            dims={pairs[v]: dims for v, dims in shapes.dims.items()},
+            values={pairs[v]: array for v, array in shapes.values.items()},
+            unknown={pairs[v]: reason for v, reason in shapes.unknown.items()},
+            dtypes={pairs[v]: dtype for v, dtype in shapes.dtypes.items()},
+            sequences={pairs[v]: typed for v, typed in shapes.sequences.items()},
+        )
+        for shapes in found
+    )
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Every value that a graph or a body in it makes or is given, in order."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from _values(attribute.as_graph())
 
 
 def _as_well_known(found: Shapes, one: Shapes) -> bool:

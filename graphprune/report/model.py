@@ -121,7 +121,8 @@ class Report:
         metric: Accuracy or the like before and after, where labelled data was at hand.
         drift: What compensation did, None without calibration inputs.
         distillation: `DistillReport.to_json()`, None where nothing was trained.
-        search: How a goal (time, accuracy, divergence) was reached: `goal`, `target` and `tries`.
+        search: How a goal (time, accuracy, divergence) was reached: `goal`, `target`,
+            `reached` and `tries`.
     """
 
     version: str

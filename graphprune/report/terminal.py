@@ -35,6 +35,8 @@ def print_report(console: Console, report: Report, next_steps: Sequence[str] = (
     ]
     if report.drift is not None:
         parts.append(indented(drift_lines(report.drift)))
+    if report.search is not None:
+        parts.append(indented(search_line(report.search)))
     if report.distillation is not None:
         parts.append(indented(distillation_line(report.distillation)))
     if report.groups:
@@ -125,6 +127,29 @@ def drift_lines(drift: DriftReport) -> Text:
             f"(without: {old['relative']:.3g}), cosine {output['cosine']:.4f}"
         )
     return text
+
+
+_GOALS = {
+    "latency": "the original's time",
+    "max_drop": "drop of the metric",
+    "max_divergence": "relative error of the outputs",
+}
+
+
+def search_line(search: Mapping[str, Any]) -> Text:
+    """How a goal was reached, e.g. `Searched: 0.51 of the original's time, 0.5 was asked for`."""
+    goal = search["goal"]
+    of = " of" if goal == "latency" else ""
+    most = "" if goal == "latency" else "at most "
+    return Text.assemble(
+        ("Searched: ", "bold"),
+        f"{search['reached']:.3g}{of} {_GOALS.get(goal, goal)}, {most}{search['target']:.3g} was asked "
+        f"for ({_tries(len(search['tries']))}).",
+    )
+
+
+def _tries(count: int) -> str:
+    return f"{count} {'try' if count == 1 else 'tries'}"
 
 
 def distillation_line(done: Mapping[str, Any]) -> Text:

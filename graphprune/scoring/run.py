@@ -81,7 +81,7 @@ def data_scores(
         values_read(readers),
         feeds,
         full="energy" in chosen.values(),
-        sizes=_sizes(model, feeds, dims or {}),
+        sizes=batch_sizes(model, feeds, dims or {}),
         threads=threads,
         seed=seed,
         progress=progress,
@@ -104,7 +104,7 @@ def _best(group: Group) -> str:
     return "activation" if group.kind == "head" else BEST_WITH_DATA
 
 
-def _sizes(
+def batch_sizes(
     model: ir.Model, feeds: Sequence[Mapping[str, Array]], dims: Mapping[str, Sequence[int]]
 ) -> dict[str, int]:
     """About how many elements each value has in the largest batch."""

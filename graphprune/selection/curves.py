@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_LEAST = 1e-9
-"""Damage below this is none: curves are interpolated by their logarithm."""
+_LEAST, _MOST = 1e-9, 1e9
+"""Damage outside of these is none, or all the same: curves are interpolated by their logarithm."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Curve:
 
     def __post_init__(self) -> None:
         pairs = sorted(zip(self.kept, self.damage, strict=True))
-        worst = np.maximum.accumulate([d for _, d in reversed(pairs)])[::-1]
+        bounded = [min(d, _MOST) if d == d else _MOST for _, d in reversed(pairs)]
+        worst = np.maximum.accumulate(bounded)[::-1]
         object.__setattr__(self, "kept", tuple(k for k, _ in pairs))
         object.__setattr__(self, "damage", tuple(float(d) for d in worst))
 
@@ -46,7 +47,8 @@ class Curve:
             slope = 0.0
             if len(kept) > 1:
                 slope = min(0.0, float((logs[1] - logs[0]) / (kept[1] - kept[0])))
-            return float(np.exp(logs[0] + slope * (fraction - kept[0])))
+            steep = float(logs[0]) + slope * (fraction - kept[0])
+            return float(np.exp(min(steep, np.log(_MOST))))
         return float(np.exp(np.interp(fraction, kept, logs)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 
 from graphprune.errors import NothingGainedError, UnreachableTargetError
 from graphprune.options import Options
@@ -63,34 +64,36 @@ def _latency(work: Work) -> Work:
         asked = options.latency_ms / whole
     if asked >= 1:
         raise NothingGainedError(
-            f"the model already runs in less than {options.latency_ms:g} ms: nothing is to be pruned"
+            "the model is already as fast as the latency that was asked for: nothing is to be pruned"
         )
     tries: list[Try] = []
     budget = asked
-    for _ in range(_TIMINGS):
+    while len(tries) < _TIMINGS and all(abs(budget - t.budget) >= 1e-3 for t in tries):
         work.progress("search", len(tries) / _TIMINGS)
         try:
-            made = _made(work, replace(options, latency=min(budget, 1.0), latency_ms=None))
+            made = _made(work, replace(options, latency=budget, latency_ms=None))
         except UnreachableTargetError:
-            if not tries or min(t.found for t in tries) > asked * _FARTHEST:
+            if not tries:
                 raise
             break
-        found = compare_latency(
-            work.known_model,
-            made.result,
-            work.timed.feeds,
-            threads=options.threads,
-            provider=options.provider,
-            seconds_budget=_SECONDS,
-        )
-        tries.append(Try(budget, 1 / found.ratio))
-        if _NEAR[0] * asked <= tries[-1].found <= _NEAR[1] * asked:
-            break
-        corrected = _corrected(tries, asked)
-        if any(abs(corrected - t.budget) < 1e-3 for t in tries):
-            break
-        budget = corrected
-    fitting = [t for t in tries if t.found <= asked * _FARTHEST]
+        except NothingGainedError:  # so the prediction says all of it may stay
+            if not tries:
+                raise
+            tries.append(Try(budget, 1.0))
+        else:
+            found = compare_latency(
+                work.known_model,
+                made.result,
+                work.timed.feeds,
+                threads=options.threads,
+                provider=options.provider,
+                seconds_budget=_SECONDS,
+            )
+            tries.append(Try(budget, 1 / found.ratio))
+            if _NEAR[0] * asked <= tries[-1].found <= _NEAR[1] * asked:
+                break
+        budget = min(_corrected(tries, asked), 1.0)
+    fitting = [t for t in tries if t.found <= asked * _FARTHEST and t.budget < 1]
     best = min(fitting or tries, key=lambda t: abs(t.found - asked))
     if not fitting:
         raise UnreachableTargetError(
@@ -101,7 +104,7 @@ def _latency(work: Work) -> Work:
         work,
         options=replace(options, latency=best.budget, latency_ms=None),
         asked=work.asked or options,
-        search=Search("latency", asked, tuple(tries)),
+        search=Search("latency", asked, best.found, tuple(tries)),
     )
 
 
@@ -121,25 +124,28 @@ def _quality(work: Work) -> Work:
     limit = _limit(work)
     tries: list[Try] = []
 
-    def within(budget: float) -> bool:
-        work.progress("search", len(tries) / _EVALUATIONS)
-        try:
-            made = _made(work, _budgeted(options, budget))
-        except (UnreachableTargetError, NothingGainedError):
-            tries.append(Try(budget, float("inf")))
-            return False
-        tries.append(Try(budget, limit.of(made)))
-        return tries[-1].found <= limit.most
-
-    if any(
-        getattr(options, name) is not None for name in ("channels", "params", "macs", "latency")
-    ):
-        if not within(1.0):
+    given = (options.channels, options.params, options.macs, options.latency)
+    if any(budget is not None for budget in given):
+        tries.append(Try(1.0, limit.of(_made(work, options))))
+        if tries[-1].found > limit.most:
             raise UnreachableTargetError(
                 f"the budget cannot be met within {limit.name} {limit.most:g}: the model it makes "
                 f"loses {tries[-1].found:.4g}"
             )
-        return replace(work, search=Search(limit.name, limit.most, tuple(tries)))
+        search = Search(limit.name, limit.most, tries[-1].found, tuple(tries))
+        return replace(work, search=search)
+
+    def within(budget: float) -> bool:
+        work.progress("search", len(tries) / _EVALUATIONS)
+        try:
+            made = _made(work, replace(options, macs=budget))
+        except (UnreachableTargetError, NothingGainedError):
+            tries.append(Try(budget, inf))
+            return False
+        found = limit.of(made)
+        tries.append(Try(budget, found))
+        return found <= limit.most
+
     low, high = 0.0, 1.0
     budget = 0.5
     while high - low > _FINE and len(tries) < _EVALUATIONS:
@@ -149,21 +155,24 @@ def _quality(work: Work) -> Work:
             low = budget
         budget = (low + high) / 2
     if high == 1.0:
-        closest = min(tries, key=lambda t: (t.found, t.budget))
+        made = [t for t in tries if isfinite(t.found)]
+        if not made:
+            raise UnreachableTargetError(
+                f"{limit.name} {limit.most:g} cannot be met by pruning: no budget of multiply-adds "
+                "gives a model with finite outputs"
+            )
+        closest = min(made, key=lambda t: (t.found, t.budget))
         raise UnreachableTargetError(
             f"{limit.name} {limit.most:g} cannot be met by pruning: at {closest.budget:.2f} of the "
             f"multiply-adds the model loses {closest.found:.4g}"
         )
+    (reached,) = (t.found for t in tries if t.budget == high)
     return replace(
         work,
-        options=_budgeted(options, high),
+        options=replace(options, macs=high),
         asked=work.asked or options,
-        search=Search(limit.name, limit.most, tuple(tries)),
+        search=Search(limit.name, limit.most, reached, tuple(tries)),
     )
-
-
-def _budgeted(options: Options, budget: float) -> Options:
-    return options if budget == 1.0 else replace(options, macs=budget)
 
 
 def _limit(work: Work) -> _Limit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from graphprune.errors import NothingGainedError
 from graphprune.stages.choose import decide_stage, rewrite_stage
@@ -95,6 +95,6 @@ def report_stage(work: Work) -> Work:
         drift=work.drift,
         distillation=None if work.distilled is None else work.distilled.to_json(),
         metric=metric,
-        search=None if work.search is None else asdict(work.search),
+        search=None if work.search is None else work.search.to_json(),
     )
     return replace(work, report=report)

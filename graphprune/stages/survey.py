@@ -66,6 +66,8 @@ def _table(work: Work) -> Work:
         raise UsageError("the model is too large to be timed: give --params or --macs instead")
     fits = made_for(work.loaded.sha256, options, work.timed.binding)
     file = None if options.latency_table is None else Path(options.latency_table)
+    if file is not None and not file.parent.is_dir():
+        raise UsageError(f"--latency-table: the folder {file.parent} does not exist")
     if file is not None and file.exists():
         table = LatencyTable.load(file, fits)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,10 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class Try:
-    """One model on the way to a goal: its budget as a fraction, and what was found."""
+    """One model on the way to a goal: its budget as a fraction, and what was found.
+
+    `found` is infinite where that budget makes no model, or one whose outputs are no numbers.
+    """
 
     budget: float
     found: float
@@ -45,12 +49,21 @@ class Search:
     Attributes:
         goal: `latency`, `max_drop` or `max_divergence`.
         target: What was asked for.
+        reached: What the model that was taken has.
         tries: In order.
     """
 
     goal: str
     target: float
+    reached: float
     tries: tuple[Try, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for the report; JSON has no infinity."""
+        finite = [t.found if isfinite(t.found) else None for t in self.tries]
+        tries = [{"budget": t.budget, "found": f} for t, f in zip(self.tries, finite, strict=True)]
+        found = {"goal": self.goal, "target": self.target, "reached": self.reached}
+        return {**found, "tries": tries}
 
 
 @dataclass(frozen=True, eq=False)

@@ -260,9 +260,10 @@ def _reference(model: ir.Model, feeds: Mapping[str, Array], names: Any) -> Mappi
     from onnx.reference import ReferenceEvaluator
     from reference_ops import OPS
 
-    from graphprune.onnx.runtime import _with_outputs
+    from graphprune.onnx.runtime import _extended
 
-    proto = ir.to_proto(_with_outputs(model, list(names)))
+    with _extended(model, list(names)):
+        proto = ir.to_proto(model)
     outputs = [o.name for o in proto.graph.output]
     with np.errstate(all="ignore"):
         results = ReferenceEvaluator(proto, new_ops=OPS).run(None, dict(feeds))
