@@ -31,7 +31,7 @@ DISTILLED = "graphprune.distilled_steps"
 """Metadata of a model whose weights were trained."""
 
 FEW = 2000
-"""Inputs below which training overfits, measured: 512 in place of 3,500 texts cost .03 cosine."""
+"""Inputs below which training is told to overfit: all weights are free, and there are many."""
 
 _CONVOLUTIONAL = (64, 1e-3)
 _OTHER = (16, 5e-4)
