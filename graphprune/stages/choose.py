@@ -11,7 +11,7 @@ import numpy as np
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.decide import Measured
-from graphprune.errors import NothingGainedError, UsageError
+from graphprune.errors import NothingGainedError, UnsupportedModelError, UsageError
 from graphprune.options import DATA_CRITERIA, GRADIENT_CRITERIA, Options
 from graphprune.plan import Plan, Unpruned
 from graphprune.stages.work import Work
@@ -86,31 +86,36 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
                 return work.scored[key]
             work.progress("score")
             weights, report = subject.weight, partial(work.progress, "score")
-            if options.criterion in GRADIENT_CRITERIA:
-                found = gradient_scores(
-                    subject.model,
-                    graph,
-                    names,
-                    weights,
-                    feeds,
-                    options.criterion,
-                    options.seed,
-                    threads=options.threads,
-                    progress=report,
-                )
-            else:
-                found = data_scores(
-                    subject.model,
-                    graph,
-                    names,
-                    weights,
-                    feeds,
-                    options.criterion,
-                    dims=dims,
-                    threads=options.threads,
-                    seed=options.seed,
-                    progress=report,
-                )
+            try:
+                if options.criterion in GRADIENT_CRITERIA:
+                    found = gradient_scores(
+                        subject.model,
+                        graph,
+                        names,
+                        weights,
+                        feeds,
+                        options.criterion,
+                        options.seed,
+                        threads=options.threads,
+                        progress=report,
+                    )
+                else:
+                    found = data_scores(
+                        subject.model,
+                        graph,
+                        names,
+                        weights,
+                        feeds,
+                        options.criterion,
+                        dims=dims,
+                        threads=options.threads,
+                        seed=options.seed,
+                        progress=report,
+                    )
+            except UnsupportedModelError as error:
+                raise UsageError(
+                    f"the model does not run on the calibration inputs: {error}"
+                ) from error
             if subject.model is work.known_model:
                 work.scored[key] = found
             return found
