@@ -126,7 +126,7 @@ def decide(
         residual=options.residual,
         heads=options.heads,
     )
-    _check_globs(subject, graph, options)
+    check_globs(subject, graph, options)
 
     def outer(more: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
         return _plan(task, graph, budget, policy, [*refused, *more]), graph
@@ -138,8 +138,8 @@ def decide(
     return compose(plan, _dims(replace(task, subject=smaller))), graph
 
 
-def _check_globs(subject: Subject, graph: DependencyGraph, options: Options) -> None:
-    """A glob that names nothing is a slip of the pen."""
+def check_globs(subject: Subject, graph: DependencyGraph, options: Options) -> None:
+    """A glob that names nothing is a slip of the pen. Raises UsageError with its option."""
     known = {name for group in graph.groups for name in names(group)}
     known.update(site.owner for site in graph.sites)
     if options.head_dims is not None:

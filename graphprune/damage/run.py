@@ -21,8 +21,10 @@ from graphprune.damage.result import Measurement, Sensitivity
 from graphprune.damage.work import Job, workers
 from graphprune.data.feeds import Calibration
 from graphprune.data.metric import load_metric
+from graphprune.decide import check_globs
 from graphprune.errors import NothingGainedError, UsageError
 from graphprune.onnx.shapes import Shapes
+from graphprune.onnx.subject import OnnxSubject
 from graphprune.options import Options
 
 Array = np.ndarray[Any, Any]
@@ -76,13 +78,14 @@ def sensitivity(
 
     Raises:
         NothingGainedError: No group of the model can be pruned.
-        UsageError: No such scheduler, or the metric does not work.
+        UsageError: No such scheduler, a glob that names nothing, or the metric does not work.
         UnsupportedModelError: The model does not run on the inputs.
     """
     if metric is not None and (jobs > 1 or scheduler):
         _check_sendable(metric)
     judged = _few([b.feeds for b in data.choose], [b.samples for b in data.choose])
     prober = Prober(model, shapes, options, Judge(model, judged, options.threads), scores)
+    check_globs(OnnxSubject(model, shapes, source_sha256), prober.graph, options)
     if not prober.groups:
         raise NothingGainedError("no group of the model can be pruned: there is nothing to measure")
     statistics = None

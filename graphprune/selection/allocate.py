@@ -19,6 +19,7 @@ import numpy as np
 
 from graphprune.analysis.groups import Group
 from graphprune.errors import UnreachableTargetError
+from graphprune.selection.budget import shown
 from graphprune.selection.curves import Curves
 from graphprune.selection.widths import Grid, choices, counts_for, uniform
 
@@ -72,8 +73,8 @@ def allocate(
     least: Counts = {**fixed, **{n: o.counts[-1] for n, o in options.items()}}
     if cost(least) > target:
         raise UnreachableTargetError(
-            f"the {what} target cannot be reached: {cost(least):,.4g} is the least that can stay, "
-            f"{target:,.4g} was asked for"
+            f"the {what} target cannot be reached: {shown(cost(least))} is the least that can stay, "
+            f"{shown(target)} was asked for"
         )
     best, worst = least, _damage(options, least)
     goal = target  # of the linearised problem: corrected by what it turned out to miss

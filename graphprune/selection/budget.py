@@ -52,8 +52,8 @@ def meet_budget(
     least = cost(best)
     if least > target:
         raise UnreachableTargetError(
-            f"the {what} target cannot be reached: {least:,.0f} is the least that can stay, "
-            f"{target:,.0f} was asked for"
+            f"the {what} target cannot be reached: {shown(least)} is the least that can stay, "
+            f"{shown(target)} was asked for"
         )
     everything = at(1.0)
     if cost(everything) <= target:
@@ -104,3 +104,8 @@ def _give_back(
         else:  # it will not fit later either: the others only grow
             del steps[name]
     return counts
+
+
+def shown(cost: float) -> str:
+    """A number of parameters, or of milliseconds."""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
