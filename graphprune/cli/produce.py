@@ -111,7 +111,9 @@ def _next_steps(model: str, target: Path, plan: Path | None, made: Report) -> li
     from graphprune.report import numbers
 
     lines = [f"Wrote {target} ({numbers.size(made.pruned.bytes)})."]
-    refitted = made.drift is not None and made.drift.refitted > 0
+    refitted = (made.drift is not None and made.drift.refitted > 0) or bool(
+        made.distillation and made.distillation["best_step"]
+    )
     if plan is not None and not refitted:  # weights that were fitted are not the original's
         lines.append(f"Check it again:  graphprune verify {model} {target} --plan {plan}")
     elif plan is None:

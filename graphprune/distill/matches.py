@@ -67,7 +67,7 @@ def find_matches(original: ir.Model, pruned: ir.Model, plan: Plan) -> tuple[Matc
             return None
         if known.dtypes.get(value) not in _FLOATS or is_weight(value):
             return None
-        axis = cuts[0].axis if cuts else (1 if len(dims) > 3 else len(dims) - 1)
+        axis = cuts[0].axis if cuts else (1 if _is_convolved(value) else len(dims) - 1)
         return Match(name, cuts, axis, output)
 
     outputs = [match(before_saturation(v), True) or match(v, True) for v in original.graph.outputs]
@@ -104,6 +104,17 @@ def before_saturation(value: ir.Value) -> ir.Value:
             break
         here = source
     return value
+
+
+def _is_convolved(value: ir.Value) -> bool:
+    """Whether channels are the second axis, by the layer that is nearest in front."""
+    node = value.producer()
+    while node is not None and node.op_type not in _LAYERS:
+        if node.op_type in ("Reshape", "Flatten", "Transpose") or not node.inputs:
+            return False
+        source = node.inputs[0]
+        node = None if source is None else source.producer()
+    return node is not None and "Conv" in node.op_type
 
 
 def _layers(model: ir.Model) -> list[ir.Value]:

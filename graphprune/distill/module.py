@@ -49,7 +49,7 @@ class OnnxModule(nn.Module):
 
     Args:
         model: Canonical, with single-precision (or double-precision) weights. Not changed, and not
-            looked at again.
+            to be changed: its nodes are read as they run. Weights are copied.
 
     Raises:
         UnsupportedModelError: An op that has no function in `graphprune/distill/ops`, a Loop or

@@ -121,6 +121,12 @@ def spread(
 
 
 def _added(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    """Sums of both; over all channels where these are not the same ones (a length, after all)."""
+    if one[1].shape != other[1].shape:
+        one, other = (
+            [count * max(first.numel(), 1) if first.ndim else count, first.sum(), second.sum()]
+            for count, first, second in (one, other)
+        )
     return [a + b for a, b in zip(one, other, strict=True)]
 
 

@@ -101,3 +101,33 @@ def test_what_does_not_fit_into_memory_is_computed_again() -> None:
         one, two = (teacher.targets("a", step[0])["y"] for _ in range(2))
         assert torch.equal(one, two)
         assert (one.data_ptr() == two.data_ptr()) == kept
+
+
+def test_lengths_that_are_taken_for_channels_do_not_stop_the_variance() -> None:
+    """`y` is transposed: the last axis is a length, and other in each feed."""
+    proto = from_text(
+        "h = MatMul (x, w) y = Transpose <perm = [0, 2, 1]> (h)",
+        {"w": drawn(6, 4)},
+        inputs="float[1, S, 6] x",
+        outputs="float[1, 4, S] y",
+    )
+    model = canonicalise(load(proto).model)
+    matches = find_matches(model, model, Plan("", (), {}, (), binding={"S": 5}))
+    batches = [Batch({"x": drawn(1, n, 6, seed=n, fan_in=1)}, 1) for n in (5, 7, 6)]
+    (step,) = make_steps(model, batches, 4, None)
+    teacher = Teacher(model, matches, torch.device("cpu"))
+    found = spread(teacher, matches, list(enumerate(step)))["y"]
+    every = np.concatenate([teacher.targets(i, g)["y"].numpy().ravel() for i, g in enumerate(step)])
+    assert found == pytest.approx(every.var(), rel=1e-4)
+
+
+def test_channels_of_convolutions_are_the_second_axis() -> None:
+    proto = from_text(
+        "h = Conv <pads = [1, 1]> (x, w) y = Relu (h)",
+        {"w": drawn(6, 4, 3)},
+        inputs="float[N, 4, 9] x",
+        outputs="float[N, 6, 9] y",
+    )
+    model = canonicalise(load(proto).model)
+    matches = find_matches(model, model, Plan("", (), {}, (), binding={"N": 2}))
+    assert {m.name: m.axis for m in matches} == {"y": 1, "h": 1}
