@@ -110,14 +110,14 @@ class CostModel:
 
     def __call__(self, counts: Counts) -> tuple[int, int]:
         """(parameters, MACs) with the given units kept; groups not named keep all."""
-        kept = self._kept(counts)
+        activations, uses = self.sizes(counts)
         copies: dict[str, dict[int, int]] = {}
         whole = set(self.whole)
         for sized in self._sites:
             site = sized.site
             if not site.is_weight:
                 continue
-            shape = sized.shape(kept)
+            shape = uses[site.node, site.input]
             if shape == site.shape:
                 whole.add(site.name)
             else:
@@ -126,7 +126,7 @@ class CostModel:
         for name, sizes in copies.items():
             if name not in self.uncounted:
                 params += sum(sizes.values()) - (0 if name in whole else self._originals[name])
-        return params, self._macs(*self.sizes(counts))
+        return params, self._macs(activations, uses)
 
     def sizes(self, counts: Counts) -> tuple[ActivationSizes, UseSizes]:
         """Shapes of activations and of initializer uses with the given units kept."""
