@@ -305,4 +305,5 @@ def _finish(
         assert captured.module is not None
         transplant(result, captured.module)
         result = captured.module
-    return Pruned(result, kind, work.kept.why, plan, report, captured, pairs)
+    scaled = tuple(work.kept.folded)
+    return Pruned(result, kind, work.kept.why, plan, report, captured, pairs, scaled)

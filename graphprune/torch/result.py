@@ -30,6 +30,7 @@ class Pruned:
         report: As of `graphprune.compile`; latencies are of torch.
         captured: The original, as it was traced.
         pairs: Parameter of the original -> that of the result, and the cuts between them.
+        scaled: Weights that a factor was folded into: a scale of attention that `forward` computes.
     """
 
     module: nn.Module
@@ -39,6 +40,7 @@ class Pruned:
     report: Report
     captured: Captured
     pairs: Mapping[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]]
+    scaled: tuple[str, ...] = ()
 
 
 def parameter_pairs(

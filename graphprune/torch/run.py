@@ -18,6 +18,7 @@ from graphprune.plan import Plan
 from graphprune.torch import checkpoint as files
 from graphprune.torch.capture import Captured, capture
 from graphprune.torch.checkpoint import Checkpoint
+from graphprune.torch.initial import rewind
 from graphprune.torch.pace import Schedule, schedule_of
 from graphprune.torch.pipeline import Progress, prune
 from graphprune.torch.subject import TorchSubject, parameter_count
@@ -76,6 +77,7 @@ class Run:
         keep: What else a checkpoint holds.
         progress: Told what is done.
         asked: What a checkpoint must have been made for.
+        origin: What every step rewinds to: a state dict of the unpruned module.
         plans: Of the steps that are done.
         records: Of the steps that are done.
     """
@@ -94,6 +96,7 @@ class Run:
     keep: dict[str, Stateful]
     progress: Progress
     asked: dict[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, torch.Tensor] | None = None
     plans: list[Plan] = field(default_factory=list)
     records: list[Step] = field(default_factory=list)
 
@@ -111,6 +114,7 @@ class Run:
         optimizer: torch.optim.Optimizer | None = None,
         ema: nn.Module | None = None,
         keep: Mapping[str, Stateful] | None = None,
+        start: Mapping[str, torch.Tensor] | None = None,
         progress: Progress | None = None,
     ) -> Run:
         """A run of which nothing is done yet.
@@ -140,6 +144,7 @@ class Run:
             "kept": sorted(keep or ()),
             "optimizer": None if optimizer is None else type(optimizer).__name__,
             "ema": None if ema is None else type(ema).__name__,
+            "rewound": start is not None,
         }
         return cls(
             first=_costs(captured),
@@ -156,6 +161,7 @@ class Run:
             keep=dict(keep or {}),
             progress=progress or (lambda *_: None),
             asked=json.loads(json.dumps(asked)),  # as it comes back from a checkpoint
+            origin=None if start is None else {k: t.detach().clone() for k, t in start.items()},
         )
 
     def prune(
@@ -180,6 +186,8 @@ class Run:
         keep = _asked(self.options)
         ratio = self.schedule(number, self.steps, keep) if keep is not None else 1.0
         self.plans.append(result.plan)
+        if self.origin is not None:
+            rewind(result.module, self.origin, (*self.plans[:-1], result))
         self.records.append(Step(number, ratio, result.kind, cost.params, cost.macs))
         return result.module
 

@@ -56,6 +56,7 @@ def iterative(
     optimizer: torch.optim.Optimizer | None = None,
     ema: nn.Module | None = None,
     state: Mapping[str, Stateful] | None = None,
+    rewind_to: Mapping[str, torch.Tensor] | None = None,
     checkpoint: str | Path | None = None,
     dynamic_shapes: Any = None,
     options: Options | None = None,
@@ -80,6 +81,8 @@ def iterative(
         optimizer: Goes on through all steps, its state sliced. `train` may as well make a new one.
         ema: An `AveragedModel` or a copy of the module, pruned along; `train` updates it.
         state: What else the checkpoint shall hold, by name, e.g. `{"lr": scheduler}`.
+        rewind_to: A state dict of the unpruned module: after each pruning what stays gets its values
+            of then (`graphprune.torch.rewind`), before `train`. None: weights are preserved.
         checkpoint: A file that is written after every step. If it is there already the run goes on
             from it, with fresh `module`, `optimizer`, `ema` and `state` as they were at first. If
             `train` is deterministic given the random states of torch, numpy and Python, the weights
@@ -108,6 +111,7 @@ def iterative(
         optimizer=optimizer,
         ema=ema,
         keep=state,
+        start=rewind_to,
         progress=progress,
     )
     path = None if checkpoint is None else Path(checkpoint)
