@@ -34,6 +34,16 @@ def test_torch_loop(monkeypatch, tmp_path: Path, capsys) -> None:
     assert "step 3" in capsys.readouterr().out
 
 
+def test_imp(monkeypatch, tmp_path: Path, capsys) -> None:
+    arguments = ("--rounds", "2", "--steps", "60", "--rewind-to", "10", "--sparsity", "0.8")
+    found = run("imp.py", monkeypatch, "--folder", str(tmp_path), *arguments)
+    assert found["dense"] > 0.8
+    assert found["sparse"] > 0.9 * found["dense"]
+    assert abs(found["zeros"] - 0.8) < 1e-4
+    assert {p.name for p in tmp_path.iterdir()} == {"run.safetensors", "net.pt"}
+    assert "round 2" in capsys.readouterr().out
+
+
 def test_hf_trainer(monkeypatch, tmp_path: Path, capsys) -> None:
     transformers_or_skip()
     found = run("hf_trainer.py", monkeypatch, "--folder", str(tmp_path))
