@@ -37,7 +37,7 @@ def aim_stage(work: Work) -> Work:
         work = _latency(work)
     if options.max_drop is not None or options.max_divergence is not None:
         work = _quality(work)
-    return work
+    return _settle(work) if work.search is None else work
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,44 @@ def _limit(work: Work) -> _Limit:
     return _Limit(
         "max_divergence", options.max_divergence, lambda made: judge.damage(made.result) ** 0.5
     )
+
+
+def _settle(work: Work) -> Work:
+    """Keep the widths whose finished model loses least: those of the curves, or plainer ones.
+
+    The damage of groups alone does not add up where much is taken: an even ratio or one threshold may
+    then lose less. The judges are held-out inputs, those that regularisers are chosen by.
+    """
+    data, options = work.calibration, work.options
+    if work.curves is None or data is None or data.random or not _has_budget(options):
+        return work
+    from graphprune.damage.judge import Judge
+
+    judge = Judge(work.known_model, [b.feeds for b in data.choose], options.threads)
+    ways = {"sensitivity": work}
+    for scope in ("local", "global"):
+        ways[scope] = replace(work, curves=None, options=replace(options, scope=scope))
+    found: dict[str, float] = {}
+    for name, way in ways.items():
+        work.progress("compare", len(found) / len(ways))
+        try:
+            found[name] = judge.damage(_made(way, way.options).result)
+        except (UnreachableTargetError, NothingGainedError):
+            if name == "sensitivity":
+                raise
+    best = min(found, key=lambda name: found[name])  # the first of equals
+    if best == "sensitivity":
+        return work
+    note = (
+        f"widths are those of --scope {best}: on held-out inputs they lose less "
+        f"({found[best]:.3g}) than those of the damage curves ({found['sensitivity']:.3g})"
+    )
+    chosen = ways[best]
+    return replace(chosen, asked=options, warnings=(*work.warnings, note))
+
+
+def _has_budget(options: Options) -> bool:
+    return any(b is not None for b in (options.channels, options.params, options.macs))
 
 
 def _made(work: Work, options: Options) -> Work:

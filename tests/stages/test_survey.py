@@ -19,6 +19,7 @@ import graphprune.measure.latency as latency
 import graphprune.pipeline as pipeline
 from graphprune.cli import run
 from graphprune.damage.judge import Judge
+from graphprune.data.feeds import read_calibration
 from graphprune.errors import UsageError
 from graphprune.latency.profile import UNNAMED
 from graphprune.onnx.canonical import canonicalise
@@ -44,6 +45,27 @@ def test_widths_of_least_damage_beat_the_same_ratio_everywhere() -> None:
     measured = graphprune.compile(model, scope="sensitivity", **settings)
     assert macs(measured) <= 0.5
     assert judge.damage(measured.model) < 0.3 * judge.damage(plain.model)
+
+
+def test_curves_that_mislead_give_way_to_an_even_ratio(tmp_path: Path) -> None:
+    """The finished models are compared on inputs that regularisers are chosen by."""
+    model = classifier()
+    original = canonicalise(load(model).model)
+    chosen = read_calibration(CALIB, original, 96).choose
+    judge = Judge(original, [b.feeds for b in chosen])
+    settings = {**QUICK, "calib": CALIB, "calib_samples": 96, "macs": 0.3}
+    even = judge.damage(graphprune.compile(model, **settings).model)
+    found, _ = pipeline.sensitivity(model, calib=CALIB, align=1, fractions=(0.1, 0.75))
+    text = json.loads(found.dumps())
+    told = []
+    for dear in text["groups"]:
+        for each in text["measurements"]:
+            each["folded"] = each["damage"] = 9 - each["kept"] if each["group"] == dear else 1e-6
+        (tmp_path / "s.json").write_text(json.dumps(text))
+        made = graphprune.compile(model, ratios_from=tmp_path / "s.json", **settings)
+        assert judge.damage(made.model) <= even * (1 + 1e-6)
+        told += [w for w in made.report.warnings if "damage curves" in w]
+    assert told
 
 
 def test_curves_from_a_file_give_what_they_say(tmp_path: Path) -> None:
