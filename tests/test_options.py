@@ -42,7 +42,10 @@ def test_one_budget() -> None:
         ({"align": 0}, "align '0'"),
         ({"align": "some"}, "align 'some'"),
         ({"align": 2.5}, "align '2.5'"),
-        ({"criterion": "best"}, "unknown criterion 'best': choose one of auto, l1, l2, lP .*, fpgm"),
+        (
+            {"criterion": "best"},
+            "unknown criterion 'best': choose one of auto, l1, l2, lP .*, fpgm",
+        ),
         ({"criterion": "l0"}, "unknown criterion 'l0'"),
         ({"criterion": "L2"}, "unknown criterion 'L2'"),
         ({"criterion": "lP (e.g. l0.5, l3)"}, "unknown criterion"),

@@ -54,7 +54,17 @@ def test_the_result_holds_model_plan_and_report(resnet: graphprune.Result) -> No
 
 
 def test_every_stage_is_timed_in_order(resnet: graphprune.Result) -> None:
-    names = ["load", "run", "survey", "aim", "decide", "rewrite", "certify", "compensate", "measure"]
+    names = [
+        "load",
+        "run",
+        "survey",
+        "aim",
+        "decide",
+        "rewrite",
+        "certify",
+        "compensate",
+        "measure",
+    ]
     names += ["distill", "evaluate", "report"]
     assert list(resnet.report.timings_s) == names
     assert [name for name, _ in pipeline.STAGES] == names

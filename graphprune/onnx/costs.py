@@ -88,9 +88,7 @@ def mac_function(model: ir.Model, shapes: Shapes) -> Callable[[Sizes, UseSizes],
     return macs
 
 
-def work_function(
-    model: ir.Model, shapes: Shapes
-) -> Callable[[Sizes, UseSizes], dict[str, float]]:
+def work_function(model: ir.Model, shapes: Shapes) -> Callable[[Sizes, UseSizes], dict[str, float]]:
     """A function from new shapes to how much each node of the top graph works, by node name.
 
     Multiply-adds where it has any, else the elements that it makes: what its time follows.
