@@ -339,10 +339,12 @@ def _without_dropout(module: nn.Module | None) -> Iterator[None]:
                 setattr(part, name, 0.0)
     literal: list[tuple[fx.Node, tuple[Any, ...], dict[str, Any]]] = []
     if isinstance(module, fx.GraphModule):
-        for node in module.graph.nodes:
-            if _drops(node):
-                literal.append((node, node.args, dict(node.kwargs)))
-                _set_zero(node)
+        for node in [n for n in module.graph.nodes if _drops(n)]:
+            for each in (node, *_scaled_up(node)):
+                literal.append((each, each.args, dict(each.kwargs)))
+            for each in _scaled_up(node):
+                each.args = (each.args[0], 1.0, *each.args[2:])
+            _set_zero(node)
         module.recompile()
     try:
         yield
@@ -362,6 +364,17 @@ def _drops(node: fx.Node) -> bool:
     return (
         "dropout" in name or "bernoulli" in name or "scaled_dot_product" in name or "lstm" in name
     )
+
+
+def _scaled_up(node: fx.Node) -> list[fx.Node]:
+    """Divisions of a random mask by the share it keeps (stochastic depth)."""
+    if "bernoulli" not in str(node.target) or len(node.args) < 2:
+        return []
+    return [
+        user
+        for user in node.users
+        if "div" in str(user.target) and len(user.args) > 1 and user.args[1] == node.args[1]
+    ]
 
 
 def _set_zero(node: fx.Node) -> None:

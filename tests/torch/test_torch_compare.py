@@ -101,3 +101,40 @@ def test_patterns_follow_a_dynamic_length() -> None:
     assert stretched(inner, 15).tolist() == np.repeat([True, False, True], 5).tolist()
     with pytest.raises(ValueError, match="cannot be followed"):
         stretched(np.array([True, False, False, True, True, False, True]), 8)
+
+
+class _Path(torch.nn.Module):
+    """Stochastic depth as image models write it: whole samples are dropped, the rest scaled up."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        return x * x.new_empty((x.shape[0], 1)).bernoulli_(keep).div_(keep)
+
+
+def test_stochastic_depth_does_not_stand_in_the_way() -> None:
+    """With its share of drops at 0, a class and the graph of it are the same in train mode."""
+    from graphprune.torch import prune
+
+    torch.manual_seed(0)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.path = (
+                torch.nn.Linear(8, 16),
+                torch.nn.Linear(16, 8),
+                _Path(0.3),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.path(self.two(self.one(x).relu()))
+
+    result = prune(Net(), torch.randn(4, 8), channels=0.5, align=1)
+    assert result.kind == "module"
+    assert result.module.one.out_features == 8
