@@ -1,13 +1,15 @@
 """Searching for the budget that meets a goal which only the finished model can tell.
 
 A goal is a measured time, an accuracy, or how far outputs may move. A try is the model that one
-budget makes, compensated as the result will be. The stages behind this one make the model that was
-found once more, and prove it.
+budget makes, compensated as the result will be where that matters (weights do not change the time).
+The stages behind this one make the model that was found once more, and prove it; it is not refitted
+again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 
@@ -71,7 +73,7 @@ def _latency(work: Work) -> Work:
     while len(tries) < _TIMINGS and all(abs(budget - t.budget) >= 1e-3 for t in tries):
         work.progress("search", len(tries) / _TIMINGS)
         try:
-            made = _made(work, replace(options, latency=budget, latency_ms=None))
+            made = _made(work, replace(options, latency=budget, latency_ms=None), refitted=False)
         except UnreachableTargetError:
             if not tries:
                 raise
@@ -126,42 +128,38 @@ def _quality(work: Work) -> Work:
 
     given = (options.channels, options.params, options.macs, options.latency)
     if any(budget is not None for budget in given):
-        tries.append(Try(1.0, limit.of(_made(work, options))))
+        made = _made(work, options)
+        tries.append(Try(1.0, limit.of(made)))
         if tries[-1].found > limit.most:
             raise UnreachableTargetError(
                 f"the budget cannot be met within {limit.name} {limit.most:g}: the model it makes "
                 f"loses {tries[-1].found:.4g}"
             )
         search = Search(limit.name, limit.most, tries[-1].found, tuple(tries))
-        return replace(work, search=search)
-
-    def within(budget: float) -> bool:
-        work.progress("search", len(tries) / _EVALUATIONS)
-        try:
-            made = _made(work, replace(options, macs=budget))
-        except (UnreachableTargetError, NothingGainedError):
-            tries.append(Try(budget, inf))
-            return False
-        found = limit.of(made)
-        tries.append(Try(budget, found))
-        return found <= limit.most
+        return replace(work, search=search, recovered=made.recovered)
 
     low, high = 0.0, 1.0
-    budget = 0.5
+    smallest = work
     while high - low > _FINE and len(tries) < _EVALUATIONS:
-        if within(budget):
-            high = budget
+        work.progress("search", len(tries) / _EVALUATIONS)
+        budget = (low + high) / 2
+        found = inf
+        with suppress(UnreachableTargetError, NothingGainedError):
+            made = _made(work, replace(options, macs=budget))
+            found = limit.of(made)
+        tries.append(Try(budget, found))
+        if found <= limit.most:
+            high, smallest = budget, made
         else:
             low = budget
-        budget = (low + high) / 2
     if high == 1.0:
-        made = [t for t in tries if isfinite(t.found)]
-        if not made:
+        finite = [t for t in tries if isfinite(t.found)]
+        if not finite:
             raise UnreachableTargetError(
                 f"{limit.name} {limit.most:g} cannot be met by pruning: no budget of multiply-adds "
                 "gives a model with finite outputs"
             )
-        closest = min(made, key=lambda t: (t.found, t.budget))
+        closest = min(finite, key=lambda t: (t.found, t.budget))
         raise UnreachableTargetError(
             f"{limit.name} {limit.most:g} cannot be met by pruning: at {closest.budget:.2f} of the "
             f"multiply-adds the model loses {closest.found:.4g}"
@@ -172,6 +170,7 @@ def _quality(work: Work) -> Work:
         options=replace(options, macs=high),
         asked=work.asked or options,
         search=Search(limit.name, limit.most, reached, tuple(tries)),
+        recovered=smallest.recovered,
     )
 
 
@@ -209,31 +208,37 @@ def _settle(work: Work) -> Work:
     for scope in ("local", "global"):
         ways[scope] = replace(work, curves=None, options=replace(options, scope=scope))
     found: dict[str, float] = {}
+    plans: set[str] = set()
+    best, least = work, inf
     for name, way in ways.items():
         work.progress("compare", len(found) / len(ways))
         try:
-            found[name] = judge.damage(_made(way, way.options).result)
+            made = _made(way, way.options, refitted=False)
         except (UnreachableTargetError, NothingGainedError):
             if name == "sensitivity":
                 raise
-    best = min(found, key=lambda name: found[name])  # the first of equals
-    if best == "sensitivity":
-        return work
+            continue
+        if made.known_plan.sha256 in plans:  # the same model again
+            continue
+        plans.add(made.known_plan.sha256)
+        made = compensate_stage(made)
+        found[name] = judge.damage(made.result)
+        if found[name] < least:
+            best, least = replace(way, recovered=made.recovered), found[name]
+    if best.curves is not None:
+        return best
     note = (
-        f"widths are those of --scope {best}: on held-out inputs they lose less "
-        f"({found[best]:.3g}) than those of the damage curves ({found['sensitivity']:.3g})"
+        f"widths are those of --scope {best.options.scope}: on held-out inputs they lose less "
+        f"({least:.3g}) than those of the damage curves ({found['sensitivity']:.3g})"
     )
-    chosen = ways[best]
-    return replace(chosen, asked=options, warnings=(*work.warnings, note))
+    return replace(best, asked=options, warnings=(*work.warnings, note))
 
 
 def _has_budget(options: Options) -> bool:
     return any(b is not None for b in (options.channels, options.params, options.macs))
 
 
-def _made(work: Work, options: Options) -> Work:
+def _made(work: Work, options: Options, *, refitted: bool = True) -> Work:
     """The model that some options make, not proven yet."""
-    made = replace(work, options=options)
-    for stage in (decide_stage, rewrite_stage, compensate_stage):
-        made = stage(made)
-    return made
+    made = rewrite_stage(decide_stage(replace(work, options=options)))
+    return compensate_stage(made) if refitted else made

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from graphprune.stages.work import Work
+from graphprune.stages.work import Recovered, Work
+
+if TYPE_CHECKING:
+    from graphprune.data.feeds import Calibration
 
 
 def compensate_stage(work: Work) -> Work:
     """Refit what is behind a cut to calibration inputs; what was proven is the model before."""
     if work.calibration is None or work.calibration.random or not work.known_plan.tensors:
         return work
+    found = work.recovered
+    if found is None or found.plan_sha256 != work.known_plan.sha256:
+        found = _recovered(work, work.calibration)
+    return replace(
+        work,
+        recovered=found,
+        pruned=found.model,
+        drift=found.drift,
+        warnings=(*work.warnings, *found.notes),
+    )
+
+
+def _recovered(work: Work, data: Calibration) -> Recovered:
     from graphprune.compensation.run import compensate
 
-    model, drift, notes = compensate(
+    found = compensate(
         work.known_model,
         work.result,
         work.known_plan,
         work.known_shapes[0],
-        work.calibration,
+        data,
         threads=work.options.threads,
         seed=work.options.seed,
         progress=lambda share: work.progress("compensate", share),
     )
-    return replace(work, pruned=model, drift=drift, warnings=(*work.warnings, *notes))
+    return Recovered(work.known_plan.sha256, *found)
 
 
 def distill_stage(work: Work) -> Work:

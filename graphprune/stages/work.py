@@ -67,6 +67,23 @@ class Search:
 
 
 @dataclass(frozen=True, eq=False)
+class Recovered:
+    """A refitted model, and the plan of which it is.
+
+    Attributes:
+        plan_sha256: Of what was cut: the same plan is not refitted again.
+        model: With the weights that were fitted.
+        drift: From the original.
+        notes: For the user.
+    """
+
+    plan_sha256: str
+    model: ir.Model
+    drift: DriftReport
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Work:
     """What is known so far; every stage returns a copy that knows more."""
 
@@ -86,6 +103,7 @@ class Work:
     asked: Options | None = None
     """What the user said, where a search has turned it into a budget."""
     search: Search | None = None
+    recovered: Recovered | None = None
     plan: Plan | None = None
     pruned: ir.Model | None = None
     copied: CopyCheck | None = None

@@ -13,6 +13,7 @@ from stage_nets import classifier, data
 from workbench import really
 
 import graphprune
+import graphprune.compensation.run as compensation
 import graphprune.latency.build as build
 import graphprune.measure.latency as latency
 from graphprune.damage.judge import Judge
@@ -183,3 +184,32 @@ def test_the_same_search_twice_gives_the_same_weights() -> None:
         np.testing.assert_array_equal(
             value.const_value.numpy(), two.model.graph.initializers[name].const_value.numpy()
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"max_divergence": 0.2}, None),
+        ({"macs": 0.4, "scope": "sensitivity"}, 3),
+        ({"latency": 0.6}, 1),
+    ],
+    ids=["search", "widths of least damage", "time"],
+)
+def test_no_plan_is_refitted_twice(
+    settings: dict[str, Any], most: int | None, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The winner of a search is not refitted again, and what is only timed not at all."""
+    clock(lambda share: share)
+    plans: list[str] = []
+    real = compensation.compensate
+
+    def counted(original: ir.Model, pruned: ir.Model, plan: Any, *rest: Any, **more: Any) -> Any:
+        plans.append(plan.sha256)
+        return real(original, pruned, plan, *rest, **more)
+
+    monkeypatch.setattr(compensation, "compensate", counted)
+    result = graphprune.compile(classifier(), calib=CALIB, **settings, **QUICK)
+    assert result.report.drift.refitted
+    assert result.plan.sha256 in plans
+    assert len(plans) == len(set(plans))
+    assert most is None or len(plans) <= most
