@@ -48,6 +48,8 @@ class Linear:
         axes: Axes of the output (of its input, for gated ones) that count channels, counted from
             the end where negative.
         product: Of an Einsum, how its operands' axes meet.
+        reads: Axis of the stored weight that counts what is read, channel by channel; None where no
+            single axis does.
     """
 
     node: ir.Node
@@ -58,6 +60,7 @@ class Linear:
     stored_bias: Back = np.ravel
     axes: tuple[int, ...] = (-1,)
     product: Product | None = None
+    reads: int | None = None
 
     @property
     def biased(self) -> bool:
@@ -119,7 +122,9 @@ def _convolution(node: ir.Node, weight: Array) -> Linear | None:
     if bias is None:
         return None
     axis = 1 - len(shape)
-    return Linear(node, matrix, bias.reshape(groups, -1), stored, (node, 2), axes=(axis,))
+    reads = None if groups > 1 else 1 if node.op_type == "Conv" else 0
+    bias = bias.reshape(groups, -1)
+    return Linear(node, matrix, bias, stored, (node, 2), axes=(axis,), reads=reads)
 
 
 def _gemm(node: ir.Node, weight: Array) -> Linear | None:
@@ -138,6 +143,7 @@ def _gemm(node: ir.Node, weight: Array) -> Linear | None:
         lambda w: (w[0].T if turned else w[0]) / alpha,
         (node, 2),
         lambda b: b.ravel() / beta,
+        reads=1 if turned else 0,
     )
 
 
@@ -151,7 +157,7 @@ def _matmul(node: ir.Node, weight: Array) -> Linear | None:
     held = None if added is None else _constant(*added)
     bias = np.zeros((1, matrix.shape[1])) if held is None else held[None]
     stored: Back = lambda w: (w[0].T if turned else w[0]) / alpha  # noqa: E731
-    return Linear(node, matrix[None], bias, stored, added)
+    return Linear(node, matrix[None], bias, stored, added, reads=1 if turned else 0)
 
 
 def _einsum(node: ir.Node, weight: Array) -> Linear | None:
@@ -180,7 +186,7 @@ def _gated(node: ir.Node, weight: Array) -> Linear | None:
         bias = _bias(node, 2, weight.shape[1])
         if bias is None:
             return None
-        return Linear(node, weight[None], bias[None], lambda w: w[0], (node, 2))
+        return Linear(node, weight[None], bias[None], lambda w: w[0], (node, 2), reads=0)
     if weight.ndim != 3 or attribute(node, "layout", 0):
         return None
     shape = weight.shape
@@ -202,15 +208,18 @@ def _gated(node: ir.Node, weight: Array) -> Linear | None:
         lambda w: w[0].T.reshape(shape),
         (node, 3) if present else None,
         stored_bias,
+        reads=2,
     )
 
 
 def _bias(node: ir.Node, index: int, size: int) -> Array | None:
-    """`(size,)`; zeros where it is missing, None where it is computed or of another size."""
+    """`(size,)`; zeros where it is missing, None where it is computed or fits otherwise."""
     if index >= len(node.inputs) or node.inputs[index] is None:
         return np.zeros(size)
     found = _constant(node, index)
-    return None if found is None or found.size != size else found.reshape(-1)
+    if found is None or found.size not in (1, size):
+        return None
+    return np.broadcast_to(found.reshape(-1), (size,))
 
 
 def _constant(node: ir.Node, i: int) -> Array | None:
@@ -267,8 +276,9 @@ def write_back(layer: Linear, weights: Array, bias: Array, names: FreshNames) ->
     present = holder.inputs[index] if index < len(holder.inputs) else None
     if present is None and not flat.any():
         return
-    if present is not None and present.const_value is not None:
-        flat = flat.reshape(tuple(int(n) for n in present.const_value.shape.numpy()))
+    held = None if present is None else present.const_value
+    if held is not None and held.size == flat.size:  # else it was one number for all outputs
+        flat = flat.reshape(tuple(int(n) for n in held.shape.numpy()))
     _set(holder, index, flat, present, names, like=old)
 
 

@@ -32,6 +32,7 @@ MATRICES = [
     ("a = MatMul (x, w) y = Add (b, a)", (8, 5), (2, 3, 8), {"b": (5,)}),
     ("y = Gemm (x, w, b)", (8, 5), (6, 8), {"b": (5,)}),
     ("y = Gemm <transB = 1> (x, w)", (5, 8), (6, 8), {}),
+    ("y = Gemm (x, w, b)", (8, 5), (6, 8), {"b": (1,)}),
     ("y = Gemm <alpha = 0.5, beta = 2.0> (x, w, b)", (8, 5), (6, 8), {"b": (5,)}),
     ("y = com.microsoft.FusedMatMul <alpha = 0.5, transB = 1> (x, w)", (5, 8), (2, 3, 8), {}),
     ('y = Einsum <equation = "btgi,gio->btgo"> (x, w)', (3, 4, 5), (2, 6, 3, 4), {}),

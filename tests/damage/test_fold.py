@@ -116,6 +116,22 @@ def test_exact_in_convolutions(bias: bool, kernel: int) -> None:
     assert folded < 1e-4 * cut
 
 
+def test_exact_in_transposed_convolutions() -> None:
+    """With a stride, so that an output reads some of the taps only."""
+    mixed = np.ascontiguousarray(correlated(3, 10, 5).T.reshape(10, 3, 1, 1))
+    proto = from_text(
+        "h = Conv (x, w) y = ConvTranspose <strides = [2, 2]> (h, v, b)",
+        {"w": mixed, "v": drawn(10, 4, 3, 3, seed=2, fan_in=40), "b": drawn(4)},
+        inputs="float[N, 3, 6, 6] x",
+        outputs="float[N, 4, A, B] y",
+    )
+    rng = np.random.default_rng(0)
+    x = [rng.normal(0.3, 1, (4, 3, 6, 6)).astype(np.float32) for _ in range(6)]
+    cut, folded, _ = damages(proto, x, 5)
+    assert cut > 0.05
+    assert folded < 1e-4 * cut
+
+
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 def test_exact_in_what_a_recurrent_layer_reads(op: str) -> None:
     gates = {"LSTM": 4, "GRU": 3}[op]
