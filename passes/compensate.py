@@ -20,14 +20,10 @@ import onnx_ir as ir
 from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.least_squares import Moments, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
-from graphprune.compensation.targets import (
-    Target,
-    chosen_rows,
-    find_targets,
-    rows_per_sample,
-)
+from graphprune.compensation.targets import Target, find_targets, rows_per_sample
 from graphprune.onnx.names import FreshNames
 from graphprune.plan import Plan, take
+from graphprune.scoring.statistics import chosen_rows
 
 __all__ = ["CompensatePass", "LayerFit"]
 

@@ -203,13 +203,6 @@ def _same_cuts(one: Sequence[Cut], other: Sequence[Cut]) -> bool:
     )
 
 
-def chosen_rows(count: int, wanted: int, seed: Sequence[int]) -> Array:
-    """`wanted` of `count` rows, the same for the same seed, in order."""
-    if wanted >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(list(seed)).choice(count, wanted, replace=False))
-
-
 def rows_per_sample(target: Target, samples: int) -> int:
     """How many rows of each sample are looked at: more where there are more weights to fit."""
     inputs = int(target.layer.weights.shape[1])

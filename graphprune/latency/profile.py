@@ -23,9 +23,9 @@ import onnx_ir as ir
 
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.costs import mac_rule
-from graphprune.onnx.operands import op_names
 from graphprune.onnx.runtime import runtime_message
 from graphprune.rules.context import is_weight, node_name
+from graphprune.rules.onnx._macs import MACS
 from graphprune.rules.registry import no_macs
 
 Array = np.ndarray[Any, Any]
@@ -34,10 +34,7 @@ UNNAMED = ""
 """Time of nodes that belong to no node of the model."""
 
 _MARK = re.compile(r"gp(\d+)x")
-_CONTRACTIONS = op_names(
-    "Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul TransposeMatMul Attention "
-    "MultiHeadAttention GroupQueryAttention LSTM GRU RNN Einsum"
-)
+_CONTRACTIONS = frozenset(op for _, op in MACS)
 _SECONDS = 0.6
 _RUNS = (8, 200)
 
