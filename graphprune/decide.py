@@ -17,11 +17,12 @@ from graphprune.compose import compose
 from graphprune.errors import UsageError
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
+from graphprune.selection.budget import Cost
 from graphprune.selection.copies import leave_growing
 from graphprune.selection.cost import CostModel
 from graphprune.selection.curves import Curves
 from graphprune.selection.ratios import Policy, called, named, names
-from graphprune.selection.select import Budget, Cost, select
+from graphprune.selection.select import Budget, select
 
 Progress = Callable[..., None]
 Again = Callable[[Sequence[Unpruned]], tuple[Plan, DependencyGraph]]

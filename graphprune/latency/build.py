@@ -18,10 +18,11 @@ from graphprune.onnx.subject import OnnxSubject, decide_model
 from graphprune.options import Options
 from graphprune.plan import Plan, Unpruned
 from graphprune.rewrite import rewrite
+from graphprune.selection.budget import Cost, Counts
 from graphprune.selection.cost import CostModel
 
 Array = np.ndarray[Any, Any]
-Counts = dict[str, tuple[int, ...]]
+
 
 RATIOS = (0.85, 0.7, 0.5, 0.35, 0.2, 0.1)
 """Widths that are profiled beside the original's."""
@@ -81,11 +82,11 @@ def measure_table(
 
 def predictor(
     model: ir.Model, shapes: tuple[Shapes, Shapes], options: Options, table: LatencyTable
-) -> Callable[[DependencyGraph], Callable[[Counts], float]]:
+) -> Callable[[DependencyGraph], Cost]:
     """From an analysis of `model` to the predicted milliseconds of an allocation."""
     work_of = work_function(model, shapes[0])
 
-    def of(graph: DependencyGraph) -> Callable[[Counts], float]:
+    def of(graph: DependencyGraph) -> Cost:
         cost = OnnxSubject(model, shapes, "").cost(graph)
 
         def predict(counts: Counts) -> float:

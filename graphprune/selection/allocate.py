@@ -11,20 +11,16 @@ the budget then takes back, one by one, the steps whose damage per cost is highe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from graphprune.analysis.groups import Group
 from graphprune.errors import UnreachableTargetError
-from graphprune.selection.budget import shown
+from graphprune.selection.budget import Cost, Counts, shown
 from graphprune.selection.curves import Curves
 from graphprune.selection.widths import Grid, choices, counts_for, uniform
-
-Counts = dict[str, tuple[int, ...]]
-Cost = Callable[[Counts], float]
 
 _ROUNDS = 8
 _MOST = 24
@@ -37,10 +33,6 @@ class _Choice:
 
     counts: tuple[tuple[int, ...], ...]
     damage: np.ndarray
-
-    @cached_property
-    def whole(self) -> tuple[int, ...]:
-        return self.counts[0]
 
 
 def allocate(
@@ -67,7 +59,7 @@ def allocate(
         UnreachableTargetError: Even the least that can stay costs more.
     """
     options = {g.name: _options(g, curves, grid) for g in groups}
-    present: Counts = {**fixed, **{n: o.whole for n, o in options.items()}}
+    present: Counts = {**fixed, **{n: o.counts[0] for n, o in options.items()}}
     if cost(present) <= target:
         return present
     least: Counts = {**fixed, **{n: o.counts[-1] for n, o in options.items()}}
@@ -80,7 +72,7 @@ def allocate(
     goal = target  # of the linearised problem: corrected by what it turned out to miss
     seen: list[Counts] = []
     for _ in range(_ROUNDS):
-        found = {**fixed, **_relaxed(options, _savings(options, present, cost), goal)}
+        found = {**fixed, **_relaxed(options, *_linearised(options, present, cost), goal)}
         real = cost(found)
         if real <= target and (damage := _damage(options, found)) < worst:
             best, worst = found, damage
@@ -114,27 +106,26 @@ def _damage(options: Mapping[str, _Choice], counts: Counts) -> float:
     return sum(float(o.damage[o.counts.index(counts[n])]) for n, o in options.items())
 
 
-def _savings(
+def _linearised(
     options: Mapping[str, _Choice], present: Counts, cost: Cost
-) -> dict[str, tuple[float, np.ndarray]]:
-    """For each group what every choice costs more than its present one, the others staying."""
+) -> tuple[float, dict[str, np.ndarray]]:
+    """The present cost, and what every choice of a group adds to it, the others staying."""
     here = cost(present)
-    return {
-        name: (here, np.array([cost({**present, name: c}) - here for c in choice.counts]))
+    return here, {
+        name: np.array([cost({**present, name: c}) - here for c in choice.counts])
         for name, choice in options.items()
     }
 
 
 def _relaxed(
-    options: Mapping[str, _Choice], costs: Mapping[str, tuple[float, np.ndarray]], goal: float
+    options: Mapping[str, _Choice], here: float, deltas: Mapping[str, np.ndarray], goal: float
 ) -> Counts:
     """The relaxed knapsack: hull steps by damage per saving until the linearised cost fits."""
     chosen = dict.fromkeys(options, 0)
-    here = next(iter(costs.values()))[0]
-    total = here + sum(float(delta[0]) for _, delta in costs.values())
+    total = here + sum(float(delta[0]) for delta in deltas.values())
     steps: list[tuple[float, str, int, float]] = []
     for name, choice in options.items():
-        delta = costs[name][1]
+        delta = deltas[name]
         corners = _hull(delta[0] - delta, choice.damage)
         for before, after in itertools.pairwise(corners):
             saved = float(delta[before] - delta[after])

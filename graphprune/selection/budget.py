@@ -11,6 +11,10 @@ from graphprune.errors import UnreachableTargetError
 from graphprune.selection.widths import Grid, counts_for, kept_units, next_counts
 
 Counts = dict[str, tuple[int, ...]]
+"""Group name -> units kept of each cell."""
+
+Cost = Callable[[Counts], float]
+"""What an allocation costs: parameters, multiply-adds, milliseconds."""
 
 _HALVINGS = 24
 
@@ -21,7 +25,7 @@ def meet_budget(
     fixed: Mapping[str, tuple[int, ...]],
     scores: Mapping[str, np.ndarray],
     grid: Grid,
-    cost: Callable[[Counts], float],
+    cost: Cost,
     target: float,
     what: str,
 ) -> Counts:
@@ -74,7 +78,7 @@ def _give_back(
     counts: Counts,
     scores: Mapping[str, np.ndarray],
     grid: Grid,
-    cost: Callable[[Counts], float],
+    cost: Cost,
     target: float,
 ) -> Counts:
     """One step after the other, the most valuable first, as long as any fits."""

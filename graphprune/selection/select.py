@@ -11,15 +11,12 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.plan import GroupChoice, Unpruned
 from graphprune.selection.allocate import allocate
-from graphprune.selection.budget import meet_budget
+from graphprune.selection.budget import Cost, Counts, meet_budget
 from graphprune.selection.cost import CostModel
 from graphprune.selection.criteria import WeightOf, scores
 from graphprune.selection.curves import Curves
 from graphprune.selection.ratios import Policy, global_ratios, local_ratios, split
 from graphprune.selection.widths import counts_for, grid_of, kept_units, none_of
-
-Counts = dict[str, tuple[int, ...]]
-Cost = Callable[[Counts], float]
 
 
 @dataclass(frozen=True)

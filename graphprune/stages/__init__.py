@@ -1,1 +1,1 @@
-"""The stages of `compile`, in order: read, choose, prove, recover, measure. Each adds to `Work`."""
+"""The stages of `compile`: read, survey, aim, choose, prove, recover, measure. Each adds to `Work`."""

@@ -15,8 +15,8 @@ from graphprune.onnx.load import Loaded
 from graphprune.onnx.shapes import Shapes
 from graphprune.options import Options
 from graphprune.plan import Plan
+from graphprune.selection.budget import Cost
 from graphprune.selection.curves import Curves
-from graphprune.selection.select import Cost
 
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
