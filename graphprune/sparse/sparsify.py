@@ -18,9 +18,10 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from graphprune.errors import GraphpruneError, NothingGainedError, UsageError
 from graphprune.onnx.load import load
 from graphprune.passes.sparsify import Mask, SparsifyPass
+from graphprune.selection.empty import Empty, EmptyGroup
 from graphprune.selection.ratios import named
 from graphprune.sparse import select
-from graphprune.sparse.empty import Empty, EmptyGroup, empty_units
+from graphprune.sparse.empty import empty_units
 from graphprune.sparse.formats import Tensor, cheapest
 from graphprune.sparse.scores import check_criterion, input_means, score
 from graphprune.sparse.weights import Weight, prunable
