@@ -2,9 +2,9 @@
 
 Integers are what their consumers take (token ids, masks, positions, bytes). Floats lie in the range
 that is declared; where none is, in that of a model that begins by scaling pixels (x / 255), else they
-are drawn from N(0, 1). Activations then have other correlations than on real data: refits to random
-inputs were measured to do harm (docs/accuracy-criteria.md). So nothing is chosen by them unless a
-criterion is named, and nothing is fitted to them; damage can still be measured on them.
+are drawn from N(0, 1). Activations then have other correlations than on real data, and inputs held out
+for judging are random too, so that a refit's harm would not show. So nothing is chosen by them unless
+a criterion is named, and nothing is fitted to them; damage can still be measured on them.
 """
 
 from __future__ import annotations
