@@ -14,15 +14,7 @@ def apply(
     model: opt.Model,
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="A plan from --save-plan.")],
     output: opt.Output = None,
-    report: Annotated[
-        str | None,
-        typer.Option(
-            "--report",
-            metavar="R.json",
-            help="Write the whole report as JSON.",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    report: opt.ReportFile = None,
     as_json: opt.Json = False,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,

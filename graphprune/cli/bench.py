@@ -27,9 +27,7 @@ def bench(
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option(
-            "--seconds", metavar="S", help="Stop after this time.", rich_help_panel=opt.RUN
-        ),
+        opt.option("--seconds", "S", "Stop after this time.", opt.RUN),
     ] = 10.0,
     as_json: opt.Json = False,
     dim: opt.Dim = None,

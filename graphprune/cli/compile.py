@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from graphprune.cli import data_options as data
 from graphprune.cli import options as opt
 from graphprune.cli.produce import produce
@@ -14,7 +12,7 @@ from graphprune.options import BUDGETS, SCOPES
 
 
 def _number(name: str, text: str, panel: str) -> Any:
-    return typer.Option(name, metavar="R", help=text, rich_help_panel=panel)
+    return opt.option(name, "R", text, panel)
 
 
 def compile_(
@@ -45,78 +43,45 @@ def compile_(
     ] = None,
     group_ratio: Annotated[
         list[str] | None,
-        typer.Option(
+        opt.option(
             "--group-ratio",
-            metavar="GLOB=R",
-            help="Another fraction for groups whose name matches; at 0 the whole group leaves, and the "
+            "GLOB=R",
+            "Another fraction for groups whose name matches; at 0 the whole group leaves, and the "
             "branch or block with it. Repeat for more.",
-            rich_help_panel=opt.STAYS,
+            opt.STAYS,
         ),
     ] = None,
     align: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--align",
-            metavar="auto|N",
-            help="Round widths to what the runtime likes, to multiples of N, or not at all (1).",
-            rich_help_panel=opt.STAYS,
+            "auto|N",
+            "Round widths to what the runtime likes, to multiples of N, or not at all (1).",
+            opt.STAYS,
         ),
     ] = "auto",
-    criterion: Annotated[
-        str,
-        typer.Option(
-            "--criterion",
-            metavar="NAME",
-            help="How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random; with --calib "
-            "also energy (what a refit cannot bring back), activation, wanda, flap, apoz, and by gradients "
-            "taylor, fisher. auto is the best that was measured: l2, with --calib energy.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = "auto",
+    criterion: opt.Criterion = "auto",
     scope: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--scope",
-            metavar="local|global|sensitivity",
-            help="The same ratio in each group, one threshold over the whole model, or, with --calib, "
+            "local|global|sensitivity",
+            "The same ratio in each group, one threshold over the whole model, or, with --calib, "
             "the widths of least damage, measured group by group.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = "local",
-    residual: Annotated[
-        bool,
-        opt.flag(
-            "--residual",
-            "Prune also residual widths that run through LayerNorm or RMSNorm.",
             opt.WHAT,
         ),
-    ] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="GLOB",
-            help="Prune only groups whose name matches; repeat for more.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude",
-            metavar="GLOB",
-            help="Leave groups whose name matches; repeat for more.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
+    ] = "local",
+    residual: opt.Residual = False,
+    only: opt.Only = None,
+    exclude: opt.Exclude = None,
     ratios_from: data.RatiosFrom = None,
     plan: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
             "--plan",
-            metavar="IN.plan.json",
-            help="Apply the choices of an earlier --save-plan instead of making new ones.",
-            rich_help_panel=opt.WHAT,
+            "IN.plan.json",
+            "Apply the choices of an earlier --save-plan instead of making new ones.",
+            opt.WHAT,
         ),
     ] = None,
     calib: data.Calib = None,
@@ -130,22 +95,14 @@ def compile_(
     output: opt.Output = None,
     save_plan: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
             "--save-plan",
-            metavar="OUT.plan.json",
-            help="Write what was chosen: it can be reviewed, verified and applied again.",
-            rich_help_panel=opt.OUTPUT,
+            "OUT.plan.json",
+            "Write what was chosen: it can be reviewed, verified and applied again.",
+            opt.OUTPUT,
         ),
     ] = None,
-    report: Annotated[
-        str | None,
-        typer.Option(
-            "--report",
-            metavar="R.json",
-            help="Write the whole report as JSON.",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    report: opt.ReportFile = None,
     as_json: opt.Json = False,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
@@ -154,9 +111,7 @@ def compile_(
     threads: opt.Threads = 1,
     seed: opt.Seed = 0,
     latency_table: data.LatencyTable = None,
-    no_bench: Annotated[
-        bool, opt.flag("--no-bench", "Do not time the two models.", opt.RUN)
-    ] = False,
+    no_bench: opt.NoBench = False,
     no_verify: opt.NoVerify = False,
     allow_slower: Annotated[
         bool,
@@ -198,11 +153,7 @@ def compile_(
         "bench": not no_bench,
         "verify": not no_verify,
         "allow_slower": allow_slower,
-        "calib": calib,
-        "calib_samples": opt.at_least(calib_samples, 8, "--calib-samples"),
-        "calib_images": calib_images,
-        "tokenizer": tokenizer,
-        "max_length": max_length,
+        **data.reading(calib, calib_samples, calib_images, tokenizer, max_length),
         "eval": evaluate,
         "distill": distill,
         "distill_checkpoint": distill_checkpoint,

@@ -4,95 +4,80 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from graphprune.cli import options as opt
-
-
-def _option(name: str, metavar: str, text: str, panel: str) -> Any:
-    return typer.Option(name, metavar=metavar, help=text, rich_help_panel=panel)
-
 
 Calib = Annotated[
     str | None,
-    typer.Option(
+    opt.option(
         "--calib",
-        metavar="SOURCE",
-        help="Unlabelled inputs to choose by and to refit the pruned model with: .npz or .npy "
-        "files, a folder of them or of images, a text file with --tokenizer, module:callable that "
-        "yields feeds, or random.",
-        rich_help_panel=opt.WHAT,
+        "SOURCE",
+        "Unlabelled inputs to choose by (graphprune compile also refits the pruned model with them): "
+        ".npz or .npy files, a folder of them or of images, a text file with --tokenizer, "
+        "module:callable that yields feeds, or random.",
+        opt.WHAT,
     ),
 ]
 CalibSamples = Annotated[
     int,
-    typer.Option(
-        "--calib-samples",
-        metavar="N",
-        help="Use as many calibration samples at most.",
-        rich_help_panel=opt.WHAT,
-    ),
+    opt.option("--calib-samples", "N", "Use as many calibration samples at most.", opt.WHAT),
 ]
 CalibImages = Annotated[
     str | None,
-    typer.Option(
+    opt.option(
         "--calib-images",
-        metavar="KEY=VALUE,...",
-        help="How images become inputs: size=224, layout=nchw, mean=0.485:0.456:0.406, std=..., "
+        "KEY=VALUE,...",
+        "How images become inputs: size=224, layout=nchw, mean=0.485:0.456:0.406, std=..., "
         "scale=255, fit=crop|stretch|pad, colour=rgb|bgr. What is not said follows from the input.",
-        rich_help_panel=opt.WHAT,
+        opt.WHAT,
     ),
 ]
 Tokenizer = Annotated[
     str | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="FILE",
-        help="The tokenizer.json for a text file given to --calib.",
-        rich_help_panel=opt.WHAT,
+    opt.option(
+        "--tokenizer", "FILE", "The tokenizer.json for a text file given to --calib.", opt.WHAT
     ),
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(
+    opt.option(
         "--max-length",
-        metavar="N",
-        help="Tokens of one text at most; else as the model or the tokenizer says, or 128.",
-        rich_help_panel=opt.WHAT,
+        "N",
+        "Tokens of one text at most; else as the model or the tokenizer says, or 128.",
+        opt.WHAT,
     ),
 ]
 Eval = Annotated[
     str | None,
-    typer.Option(
+    opt.option(
         "--eval",
-        metavar="MODULE:CALLABLE",
-        help="Your own metric, higher is better: called with an onnxruntime session of the "
+        "MODULE:CALLABLE",
+        "Your own metric, higher is better: called with an onnxruntime session of the "
         "original and of the result, gives a number.",
-        rich_help_panel=opt.WHAT,
+        opt.WHAT,
     ),
 ]
 Distill = Annotated[
     float | None,
-    typer.Option(
+    opt.option(
         "--distill",
-        metavar="MINUTES",
-        help="Then train it for so long to give what the original gives on the calibration inputs "
+        "MINUTES",
+        "Then train it for so long to give what the original gives on the calibration inputs "
         "(thousands of them; needs the torch extra).",
-        rich_help_panel=opt.WHAT,
+        opt.WHAT,
     ),
 ]
 DistillCheckpoint = Annotated[
     str | None,
-    typer.Option(
+    opt.option(
         "--distill-checkpoint",
-        metavar="DIR",
-        help="Keep the state of the training there: the same command goes on after an interruption.",
-        rich_help_panel=opt.WHAT,
+        "DIR",
+        "Keep the state of the training there: the same command goes on after an interruption.",
+        opt.WHAT,
     ),
 ]
 Latency = Annotated[
     float | None,
-    _option(
+    opt.option(
         "--latency",
         "R",
         "Keep at most this fraction of the model's measured time in onnxruntime.",
@@ -100,11 +85,11 @@ Latency = Annotated[
     ),
 ]
 LatencyMs = Annotated[
-    float | None, _option("--latency-ms", "X", "The same in milliseconds.", opt.STAYS)
+    float | None, opt.option("--latency-ms", "X", "The same in milliseconds.", opt.STAYS)
 ]
 LatencyTable = Annotated[
     str | None,
-    _option(
+    opt.option(
         "--latency-table",
         "FILE",
         "Keep what each node takes there: measured once, read from then on.",
@@ -113,7 +98,7 @@ LatencyTable = Annotated[
 ]
 MaxDrop = Annotated[
     float | None,
-    _option(
+    opt.option(
         "--max-drop",
         "X",
         "Prune as far as the metric of --eval falls by no more than X.",
@@ -122,7 +107,7 @@ MaxDrop = Annotated[
 ]
 MaxDivergence = Annotated[
     float | None,
-    _option(
+    opt.option(
         "--max-divergence",
         "X",
         "Prune as far as outputs on held-out --calib inputs have a relative error of at most X.",
@@ -131,10 +116,27 @@ MaxDivergence = Annotated[
 ]
 RatiosFrom = Annotated[
     str | None,
-    _option(
+    opt.option(
         "--ratios-from",
         "S.json",
         "Take the damage of each group from a file of graphprune sensitivity.",
         opt.WHAT,
     ),
 ]
+
+
+def reading(
+    calib: str | None,
+    samples: int,
+    images: str | None,
+    tokenizer: str | None,
+    max_length: int | None,
+) -> dict[str, Any]:
+    """What calibration inputs there are and how they become feeds, under the names of `Options`."""
+    return {
+        "calib": calib,
+        "calib_samples": opt.at_least(samples, 8, "--calib-samples"),
+        "calib_images": images,
+        "tokenizer": tokenizer,
+        "max_length": max_length,
+    }

@@ -26,12 +26,13 @@ def model_file(model: str) -> Path:
     return path
 
 
-def default_output(model: str) -> Path:
-    """`MODEL.pruned.onnx` beside the input; for a zoo model in the current folder."""
-    if model.startswith(ZOO):
-        return Path(f"{model.removeprefix(ZOO)}.pruned.onnx")
+def default_output(model: str | Path, ending: str) -> Path:
+    """The name of MODEL with another ending beside it; for a zoo model in the current folder."""
+    name = str(model)
+    if name.startswith(ZOO):
+        return Path(f"{name.removeprefix(ZOO)}{ending}")
     path = Path(model)
-    return path.with_name(f"{path.name.removesuffix('.onnx')}.pruned.onnx")
+    return path.with_name(f"{path.name.removesuffix('.onnx')}{ending}")
 
 
 def check_outputs(source: Path, outputs: Mapping[str, Path | None], overwrite: bool) -> None:

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from graphprune.cli import options as opt
 from graphprune.cli.console import Stages, reserved_stdout, stdout
 from graphprune.cli.files import check_outputs, model_file
@@ -21,20 +19,17 @@ def inspect(
     as_json: opt.Json = False,
     dot: Annotated[
         str | None,
-        typer.Option(
-            "--dot",
-            metavar="FILE",
-            help="Write the dependency graph for Graphviz; - for stdout.",
-            rich_help_panel=opt.OUTPUT,
+        opt.option(
+            "--dot", "FILE", "Write the dependency graph for Graphviz; - for stdout.", opt.OUTPUT
         ),
     ] = None,
     graphml: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
             "--graphml",
-            metavar="FILE",
-            help="Write the dependency graph as GraphML (networkx, Gephi, yEd).",
-            rich_help_panel=opt.OUTPUT,
+            "FILE",
+            "Write the dependency graph as GraphML (networkx, Gephi, yEd).",
+            opt.OUTPUT,
         ),
     ] = None,
     overwrite: opt.Overwrite = False,

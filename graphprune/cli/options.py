@@ -15,54 +15,73 @@ OUTPUT = "Output"
 RUN = "How it is run"
 
 
+def option(names: str, metavar: str, text: str, panel: str | None) -> Any:
+    """An option with a value."""
+    return typer.Option(*names.split(), metavar=metavar, help=text, rich_help_panel=panel)
+
+
 def flag(names: str, text: str, panel: str | None) -> Any:
     """An option without a value."""
-    return typer.Option(*names.split(), metavar="", help=text, rich_help_panel=panel)
+    return option(names, "", text, panel)
+
+
+def output(default: str, metavar: str = "OUT") -> Any:
+    """`-o`, with what is written where it is not given."""
+    return option("--output -o", metavar, f"The file to write; {default} if not given.", OUTPUT)
+
+
+def only(things: str) -> Any:
+    """`--only`, with what it takes the names of."""
+    return option(
+        "--only", "GLOB", f"Prune only {things} whose name matches; repeat for more.", WHAT
+    )
+
+
+def exclude(things: str) -> Any:
+    """`--exclude`, with what it takes the names of."""
+    return option("--exclude", "GLOB", f"Leave {things} whose name matches; repeat for more.", WHAT)
 
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="An ONNX file, or zoo:NAME (see graphprune zoo).")
 ]
+Criterion = Annotated[
+    str,
+    option(
+        "--criterion",
+        "NAME",
+        "How units are ranked: l1, l2, l<P> (l0.5, l3), fpgm, bn-scale, random; with --calib also "
+        "energy (what a refit cannot bring back), activation, wanda, flap, apoz, and by gradients "
+        "taylor, fisher. auto is the best that was measured: l2, with --calib energy.",
+        WHAT,
+    ),
+]
+Residual = Annotated[
+    bool,
+    flag("--residual", "Prune also residual widths that run through LayerNorm or RMSNorm.", WHAT),
+]
+Only = Annotated[list[str] | None, only("groups")]
+Exclude = Annotated[list[str] | None, exclude("groups")]
 Dim = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--dim",
-        metavar="NAME=SIZE",
-        help="Size of a dynamic dimension while analysing, verifying and timing; repeat for more.",
-        rich_help_panel=RUN,
+        "NAME=SIZE",
+        "Size of a dynamic dimension while analysing, verifying and timing; repeat for more.",
+        RUN,
     ),
 ]
-Provider = Annotated[
-    str,
-    typer.Option(
-        "--provider",
-        metavar="NAME",
-        help="onnxruntime's execution provider.",
-        rich_help_panel=RUN,
-    ),
-]
-Threads = Annotated[
-    int,
-    typer.Option("--threads", metavar="N", help="Threads inside an operator.", rich_help_panel=RUN),
-]
-Seed = Annotated[
-    int,
-    typer.Option("--seed", metavar="N", help="Of the random inputs.", rich_help_panel=RUN),
-]
+Provider = Annotated[str, option("--provider", "NAME", "onnxruntime's execution provider.", RUN)]
+Threads = Annotated[int, option("--threads", "N", "Threads inside an operator.", RUN)]
+Seed = Annotated[int, option("--seed", "N", "Of the random inputs.", RUN)]
 Quiet = Annotated[bool, flag("--quiet -q", "Print errors only.", OUTPUT)]
 Json = Annotated[bool, flag("--json", "Print JSON on stdout, and only that.", OUTPUT)]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="The file to write; MODEL.pruned.onnx beside the input if not given.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
-    ),
+Output = Annotated[str | None, output("MODEL.pruned.onnx beside the input")]
+ReportFile = Annotated[
+    str | None, option("--report", "R.json", "Write the whole report as JSON.", OUTPUT)
 ]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace existing output files.", OUTPUT)]
+NoBench = Annotated[bool, flag("--no-bench", "Do not time the two models.", RUN)]
 NoVerify = Annotated[bool, flag("--no-verify", "Do not prove that the result is right.", RUN)]
 CPU = "CPUExecutionProvider"
 

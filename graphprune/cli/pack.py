@@ -6,36 +6,24 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from graphprune.cli import options as opt
 from graphprune.cli.console import Stages, reserved_stdout, stdout
-from graphprune.cli.files import ZOO, check_outputs, model_file
+from graphprune.cli.files import check_outputs, default_output, model_file
 
-FORMS = ("compact", "onnx-sparse")
+ENDINGS = {"compact": ".gpk", "onnx-sparse": ".sparse.onnx"}
 
 
 def pack(
     model: opt.Model,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file to write; MODEL.gpk (MODEL.sparse.onnx) if not given.",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
+    output: Annotated[str | None, opt.output("MODEL.gpk (MODEL.sparse.onnx)", "FILE")] = None,
     form: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--as",
-            metavar="FORM",
-            help="compact: one file for graphprune unpack. onnx-sparse: an ONNX file with "
-            "sparse_initializer, which onnxruntime loads.",
-            rich_help_panel=opt.WHAT,
+            "FORM",
+            "compact: one file for graphprune unpack. onnx-sparse: an ONNX file with "
+            "sparse_initializer, which onnxruntime loads; it is timed.",
+            opt.WHAT,
         ),
     ] = "compact",
     as_json: opt.Json = False,
@@ -44,21 +32,19 @@ def pack(
     dim: opt.Dim = None,
     threads: opt.Threads = 1,
     seed: opt.Seed = 0,
-    no_bench: Annotated[
-        bool, opt.flag("--no-bench", "Do not time a model with sparse initializers.", opt.RUN)
-    ] = False,
+    no_bench: opt.NoBench = False,
 ) -> None:
     """Store MODEL in the fewest bytes: each tensor in its cheapest format, nothing lost.
 
     Dense, bitmap, COO, CSR, CSC or N:M, by exact byte counts. [bold]graphprune unpack[/bold] gives
     all files of the model back byte for byte. Nothing runs faster by it.
     """
-    opt.choice(form, FORMS, "--as")
+    opt.choice(form, tuple(ENDINGS), "--as")
     dims = opt.dims(dim)
     opt.at_least(threads, 1, "--threads")
     opt.at_least(seed, 0, "--seed")
     source = model_file(model)
-    target = Path(output) if output else _default(model, form)
+    target = Path(output) if output else default_output(model, ENDINGS[form])
     check_outputs(source, {"-o": target}, overwrite)
     with reserved_stdout(), Stages(quiet) as stages:
         stages("load libraries")
@@ -87,11 +73,3 @@ def pack(
 
         show(stdout(), *parts)
         stdout().print(f"Wrote {target}.", soft_wrap=True, markup=False)
-
-
-def _default(model: str, form: str) -> Path:
-    ending = {"compact": ".gpk", "onnx-sparse": ".sparse.onnx"}[form]
-    if model.startswith(ZOO):
-        return Path(f"{model.removeprefix(ZOO)}{ending}")
-    path = Path(model)
-    return path.with_name(f"{path.name.removesuffix('.onnx')}{ending}")

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from graphprune.cli.console import Stages, reserved_stdout, stdout
 from graphprune.cli.files import ZOO, check_outputs, default_output, model_file
+from graphprune.cli.zoo import metric
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from graphprune.report.model import Metric, Report
+    from graphprune.report.model import Report
 
 
 def produce(
@@ -44,7 +43,7 @@ def produce(
     """
     threads = int(settings.get("threads", 1))
     source = model_file(model)
-    target = Path(output) if output else default_output(model)
+    target = Path(output) if output else default_output(model, ".pruned.onnx")
     plan_file = Path(save_plan) if save_plan else None
     report_file = Path(report) if report else None
     check_outputs(
@@ -62,7 +61,7 @@ def produce(
         made = replace(result.report, source=model)
         if model.startswith(ZOO) and made.metric is None:
             stages("evaluate")
-            made = replace(made, metric=_metric(model, source, result.model, threads))
+            made = replace(made, metric=metric(model, source, result.model, threads))
         stages("write")
         with _all_or_none((target, plan_file, report_file)):
             save(result.model, target)
@@ -90,21 +89,6 @@ def _all_or_none(files: tuple[Path | None, ...]) -> Iterator[None]:
         for path in new:
             path.unlink(missing_ok=True)
         raise
-
-
-def _metric(model: str, source: Path, pruned: ir.Model, threads: int) -> Metric:
-    """The zoo entry's own metric of both models."""
-    from graphprune.onnx.runtime import Session
-    from graphprune.report.model import Metric
-    from graphprune.zoo import get
-
-    entry = get(model.removeprefix(ZOO))
-    data = entry.evaluation()
-    figures = []
-    for graph in (source, pruned):
-        with Session(graph, threads=threads) as session:
-            figures.append(entry.evaluate(session.run, data))
-    return Metric(entry.metric, figures[0], figures[1], len(data.get("labels", ())))
 
 
 def _next_steps(model: str, target: Path, plan: Path | None, made: Report) -> list[str]:

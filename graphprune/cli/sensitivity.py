@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from graphprune.cli import data_options as data
 from graphprune.cli import options as opt
 from graphprune.cli.console import Stages, reserved_stdout, stdout
@@ -24,83 +22,54 @@ def sensitivity(
     evaluate: data.Eval = None,
     fractions: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--fractions",
-            metavar="R,R,...",
-            help="Of each group's units that stay, rounded to what --align allows.",
-            rich_help_panel=opt.WHAT,
+            "R,R,...",
+            "Of each group's units that stay, rounded to what --align allows.",
+            opt.WHAT,
         ),
     ] = "0.125,0.25,0.375,0.5,0.625,0.75,0.875",
-    criterion: Annotated[
-        str,
-        typer.Option(
-            "--criterion",
-            metavar="NAME",
-            help="How units are ranked: as for graphprune compile.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = "auto",
+    criterion: opt.Criterion = "auto",
     align: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--align",
-            metavar="auto|N",
-            help="Widths that are measured: what the runtime likes, multiples of N, or any (1).",
-            rich_help_panel=opt.WHAT,
+            "auto|N",
+            "Widths that are measured: what the runtime likes, multiples of N, or any (1).",
+            opt.WHAT,
         ),
     ] = "auto",
-    residual: Annotated[
-        bool,
-        opt.flag("--residual", "Include residual widths that run through norms.", opt.WHAT),
-    ] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only", metavar="GLOB", help="Measure only these groups.", rich_help_panel=opt.WHAT
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude", metavar="GLOB", help="Leave these groups.", rich_help_panel=opt.WHAT
-        ),
-    ] = None,
+    residual: opt.Residual = False,
+    only: opt.Only = None,
+    exclude: opt.Exclude = None,
     no_compensation: Annotated[
         bool,
         opt.flag("--no-compensation", "Measure the model as it is cut only.", opt.WHAT),
     ] = False,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="S.json",
-            help="Write the curves, for graphprune compile --ratios-from.",
-            rich_help_panel=opt.OUTPUT,
+        opt.option(
+            "--output -o",
+            "S.json",
+            "Write the curves, for graphprune compile --ratios-from.",
+            opt.OUTPUT,
         ),
     ] = None,
     plot: Annotated[
         str | None,
-        typer.Option(
-            "--plot",
-            metavar="S.svg",
-            help="Draw the curves (needs the plots extra).",
-            rich_help_panel=opt.OUTPUT,
-        ),
+        opt.option("--plot", "S.svg", "Draw the curves (needs the plots extra).", opt.OUTPUT),
     ] = None,
     jobs: Annotated[
         int,
-        typer.Option(
-            "--jobs", metavar="N", help="Processes that measure.", rich_help_panel=opt.RUN
-        ),
+        opt.option("--jobs", "N", "Processes that measure.", opt.RUN),
     ] = 1,
     scheduler: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--scheduler",
-            metavar="ADDRESS",
-            help="Measure on the Dask cluster of this scheduler instead (needs the cluster extra).",
-            rich_help_panel=opt.RUN,
+            "ADDRESS",
+            "Measure on the Dask cluster of this scheduler instead (needs the cluster extra).",
+            opt.RUN,
         ),
     ] = "",
     as_json: opt.Json = False,
@@ -131,11 +100,13 @@ def sensitivity(
         "dims": opt.dims(dim),
         "threads": opt.at_least(threads, 1, "--threads"),
         "seed": opt.at_least(seed, 0, "--seed"),
-        "calib": calib if calib is not None else "random",
-        "calib_samples": opt.at_least(calib_samples, 8, "--calib-samples"),
-        "calib_images": calib_images,
-        "tokenizer": tokenizer,
-        "max_length": max_length,
+        **data.reading(
+            "random" if calib is None else calib,
+            calib_samples,
+            calib_images,
+            tokenizer,
+            max_length,
+        ),
         "eval": evaluate,
     }
     with reserved_stdout(), Stages(quiet) as stages:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from graphprune.cli import options as opt
 from graphprune.cli.console import Stages, reserved_stdout, stdout
-from graphprune.cli.files import ZOO, check_outputs, model_file
+from graphprune.cli.files import ZOO, check_outputs, default_output, model_file
+from graphprune.cli.zoo import metric
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,109 +25,70 @@ def sparsify(
     model: opt.Model,
     sparsity: Annotated[
         float | None,
-        typer.Option(
-            "--sparsity",
-            metavar="S",
-            help="Share of zeros over all pruned weights, 0 < S < 1.",
-            rich_help_panel=HOW_MUCH,
-            show_default=False,
+        opt.option(
+            "--sparsity", "S", "Share of zeros over all pruned weights, 0 < S < 1.", HOW_MUCH
         ),
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(
-            "--pattern",
-            metavar="N:M",
-            help="Of every M weights in a row N stay, for example 2:4.",
-            rich_help_panel=HOW_MUCH,
-            show_default=False,
+        opt.option(
+            "--pattern", "N:M", "Of every M weights in a row N stay, for example 2:4.", HOW_MUCH
         ),
     ] = None,
     pattern_axis: Annotated[
         int | None,
-        typer.Option(
+        opt.option(
             "--pattern-axis",
-            metavar="AXIS",
-            help="Along which axis of every weight; the one that is summed over if not given.",
-            rich_help_panel=HOW_MUCH,
-            show_default=False,
+            "AXIS",
+            "Along which axis of every weight; the one that is summed over if not given.",
+            HOW_MUCH,
         ),
     ] = None,
     scope: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--scope",
-            metavar="SCOPE",
-            help="global: one threshold over all layers. local: the same share of each.",
-            rich_help_panel=opt.WHAT,
+            "SCOPE",
+            "global: one threshold over all layers. local: the same share of each.",
+            opt.WHAT,
         ),
     ] = "global",
     criterion: Annotated[
         str,
-        typer.Option(
+        opt.option(
             "--criterion",
-            metavar="NAME",
-            help="magnitude, l<P> (relative to the layer's Lp mean), wanda (with --calib), random.",
-            rich_help_panel=opt.WHAT,
+            "NAME",
+            "magnitude, l<P> (relative to the layer's Lp mean), wanda (with --calib), random.",
+            opt.WHAT,
         ),
     ] = "magnitude",
     calib: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
             "--calib",
-            metavar="SOURCE",
-            help="Calibration inputs: .npz, .npy, a folder of them, or module:callable.",
-            rich_help_panel=opt.WHAT,
-            show_default=False,
+            "SOURCE",
+            "Calibration inputs: .npz, .npy, a folder of them, or module:callable.",
+            opt.WHAT,
         ),
     ] = None,
     calib_samples: Annotated[
         int,
-        typer.Option(
-            "--calib-samples", metavar="N", help="As many at most.", rich_help_panel=opt.WHAT
-        ),
+        opt.option("--calib-samples", "N", "As many at most.", opt.WHAT),
     ] = 128,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="GLOB",
-            help="Prune these weights or layers only; repeat for more.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude",
-            metavar="GLOB",
-            help="Leave these weights or layers; repeat for more.",
-            rich_help_panel=opt.WHAT,
-        ),
-    ] = None,
+    only: Annotated[list[str] | None, opt.only("weights and layers")] = None,
+    exclude: Annotated[list[str] | None, opt.exclude("weights and layers")] = None,
     compile_: Annotated[
         bool,
         opt.flag("--compile", "Remove units of which nothing is left, proven exact.", opt.WHAT),
     ] = False,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="The file to write; MODEL.sparse.onnx beside the input if not given.",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
+    output: Annotated[str | None, opt.output("MODEL.sparse.onnx beside the input")] = None,
     save_plan: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
             "--save-plan",
-            metavar="P.json",
-            help="Write the plan that removes the empty units of OUT (for graphprune apply).",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
+            "P.json",
+            "Write the plan that removes the empty units of OUT (for graphprune apply).",
+            opt.OUTPUT,
         ),
     ] = None,
     as_json: opt.Json = False,
@@ -137,7 +97,7 @@ def sparsify(
     dim: opt.Dim = None,
     threads: opt.Threads = 1,
     seed: opt.Seed = 0,
-    no_bench: Annotated[bool, opt.flag("--no-bench", "Do not time both models.", opt.RUN)] = False,
+    no_bench: opt.NoBench = False,
 ) -> None:
     """Set the single weights of MODEL that matter least to zero; its shapes stay.
 
@@ -161,7 +121,7 @@ def sparsify(
     if compile_ and save_plan:
         raise UsageError("--save-plan is for the sparse model as it is: leave out --compile")
     source = model_file(model)
-    target = Path(output) if output else _default(model)
+    target = Path(output) if output else default_output(model, ".sparse.onnx")
     plan_file = Path(save_plan) if save_plan else None
     check_outputs(source, {"-o": target, "--save-plan": plan_file}, overwrite)
     with reserved_stdout(), Stages(quiet) as stages:
@@ -190,7 +150,12 @@ def sparsify(
             result, data["compiled"] = _compiled(made, dims, threads, seed, not no_bench, stages)
         if model.startswith(ZOO):
             stages("evaluate")
-            data["metric"] = _metric(model, source, result, threads)
+            found = metric(model, source, result, threads)
+            data["metric"] = {
+                "name": found.name,
+                "original": found.original,
+                "sparse": found.pruned,
+            }
         stages("write")
         save(result, target)
         if plan_file is not None and made.empty_plan is not None:
@@ -225,18 +190,6 @@ def _compiled(
     return result.model, {key: report.get(key) for key in keys}
 
 
-def _metric(model: str, source: Path, result: ir.Model, threads: int) -> dict[str, Any]:
-    from graphprune.onnx.runtime import Session
-    from graphprune.zoo import get
-
-    entry = get(model.removeprefix(ZOO))
-    figures = []
-    for graph in (source, result):
-        with Session(graph, threads=threads) as session:
-            figures.append(float(entry.evaluate(session.run, entry.evaluation())))
-    return {"name": entry.metric, "original": figures[0], "sparse": figures[1]}
-
-
 def _next_steps(target: Path, data: dict[str, Any], made: Sparsified, compiled: bool) -> list[str]:
     lines = []
     metric = data.get("metric")
@@ -256,10 +209,3 @@ def _next_steps(target: Path, data: dict[str, Any], made: Sparsified, compiled: 
         lines.append("Remove the empty units, proven exact: the same command with --compile.")
     lines.append(f"Wrote {target}. Make it small on disk:  graphprune pack {target}")
     return lines
-
-
-def _default(model: str) -> Path:
-    if model.startswith(ZOO):
-        return Path(f"{model.removeprefix(ZOO)}.sparse.onnx")
-    path = Path(model)
-    return path.with_name(f"{path.name.removesuffix('.onnx')}.sparse.onnx")

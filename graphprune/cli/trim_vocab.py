@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from graphprune.cli import options as opt
 from graphprune.cli.console import Stages, reserved_stdout, stdout
-from graphprune.cli.files import check_outputs, model_file
+from graphprune.cli.files import check_outputs, default_output, model_file
 from graphprune.errors import UsageError
 
 
@@ -18,41 +16,20 @@ def trim_vocab(
     model: opt.Model,
     tokenizer: Annotated[
         str,
-        typer.Option(
-            "--tokenizer",
-            metavar="FILE",
-            help="The model's tokenizer.json.",
-            rich_help_panel=opt.WHAT,
-        ),
+        opt.option("--tokenizer", "FILE", "The model's tokenizer.json.", opt.WHAT),
     ],
     corpus: Annotated[
         str,
-        typer.Option(
-            "--corpus",
-            metavar="FILE",
-            help="Texts, one a line: the tokens they need stay.",
-            rich_help_panel=opt.WHAT,
-        ),
+        opt.option("--corpus", "FILE", "Texts, one a line: the tokens they need stay.", opt.WHAT),
     ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="The file to write; MODEL.trimmed.onnx beside the input if not given.",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
+    output: Annotated[str | None, opt.output("MODEL.trimmed.onnx beside the input")] = None,
     tokenizer_out: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
             "--tokenizer-out",
-            metavar="FILE",
-            help="Where the new tokenizer goes; OUT with .tokenizer.json if not given.",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
+            "FILE",
+            "Where the new tokenizer goes; OUT with .tokenizer.json if not given.",
+            opt.OUTPUT,
         ),
     ] = None,
     as_json: opt.Json = False,
@@ -75,8 +52,8 @@ def trim_vocab(
     for option, name in (("--tokenizer", tokenizer), ("--corpus", corpus)):
         if not Path(name).is_file():
             raise UsageError(f"{option}: no such file: {name}")
-    target = Path(output) if output else _beside(source, ".trimmed.onnx")
-    words = Path(tokenizer_out) if tokenizer_out else _beside(target, ".tokenizer.json")
+    target = Path(output) if output else default_output(model, ".trimmed.onnx")
+    words = Path(tokenizer_out) if tokenizer_out else default_output(target, ".tokenizer.json")
     check_outputs(source, {"-o": target, "--tokenizer-out": words}, overwrite)
     for option, name in (("--tokenizer", tokenizer), ("--corpus", corpus)):
         if words.exists() and words.samefile(name):
@@ -150,7 +127,3 @@ def _lines(model: str, data: dict[str, Any], target: Path, words: Path) -> list[
     lines += [f"  note: {note}" for note in data["notes"]]
     lines.append(f"Wrote {target} and {words}: ids are new, use them together.")
     return lines
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(f"{path.name.removesuffix('.onnx')}{ending}")

@@ -20,14 +20,12 @@ def unpack(
     ],
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="MODEL",
-            help="The ONNX file to write; FILE with .onnx if not given. External data goes beside "
+        opt.option(
+            "--output -o",
+            "MODEL",
+            "The ONNX file to write; FILE with .onnx if not given. External data goes beside "
             "it, under its old names.",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
+            opt.OUTPUT,
         ),
     ] = None,
     check: Annotated[

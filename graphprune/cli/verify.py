@@ -21,12 +21,11 @@ def verify(
     pruned: Annotated[str, typer.Argument(metavar="PRUNED", help="The model after.")],
     plan: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
             "--plan",
-            metavar="P",
-            help="The plan from --save-plan; if not given, PRUNED's name with .plan.json.",
-            show_default=False,
-            rich_help_panel=opt.WHAT,
+            "P",
+            "The plan from --save-plan; if not given, PRUNED's name with .plan.json.",
+            opt.WHAT,
         ),
     ] = None,
     as_json: opt.Json = False,

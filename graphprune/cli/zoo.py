@@ -1,14 +1,18 @@
-"""`graphprune zoo`: the models that come with graphprune."""
+"""`graphprune zoo`: the models that come with graphprune, and what pruning does to their metric."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.cli import options as opt
 from graphprune.cli.console import reserved_stdout, stdout
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprune.report.model import Metric
     from graphprune.zoo import ZooEntry
 
 
@@ -53,3 +57,25 @@ def _row(entry: ZooEntry) -> dict[str, Any]:
         "path": str(entry.path),
         "bytes": entry.path.stat().st_size,
     }
+
+
+def metric(model: str, source: Path, pruned: ir.Model, threads: int) -> Metric:
+    """The zoo entry's own metric of both models.
+
+    Args:
+        model: zoo:NAME.
+        source: Its file.
+        pruned: What was made of it.
+        threads: Of onnxruntime.
+    """
+    from graphprune.onnx.runtime import Session
+    from graphprune.report.model import Metric
+    from graphprune.zoo import get
+
+    entry = get(model)
+    data = entry.evaluation()
+    figures = []
+    for graph in (source, pruned):
+        with Session(graph, threads=threads) as session:
+            figures.append(float(entry.evaluate(session.run, data)))
+    return Metric(entry.metric, figures[0], figures[1], len(data.get("labels", ())))
