@@ -24,12 +24,13 @@ from torch import nn
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.decide import Scores
 from graphprune.errors import UsageError
+from graphprune.torch.gradients import GradientTotals
 from graphprune.torch.units import Slices, UnitIndex, unit_index
 
 CRITERIA = ("taylor", "taylor-abs", "fisher", "hessian", "movement")
 
 
-class GradientScores:
+class GradientScores(GradientTotals):
     """Scores of all units, collected over batches of the user's loop; `scores=` of `prune`.
 
     With s = sum of w * dL/dw over a unit's weights in one call of `accumulate`, and n calls:
@@ -73,70 +74,30 @@ class GradientScores:
             )
         if over not in ("readers", "all"):
             raise UsageError(f"over '{over}' is neither 'readers' nor 'all'")
-        self.criterion = criterion
-        self.calls = 0
         self._index: UnitIndex = unit_index(module, graph)
         self._slices = {g: _counted(s, over) for g, s in self._index.slices.items()}
         used = {s.name for slices in self._slices.values() for s in slices}
-        self._parameters = {n: p for n, p in self._index.parameters.items() if n in used}
-        self._totals: dict[str, torch.Tensor] = {}
+        super().__init__({n: p for n, p in self._index.parameters.items() if n in used}, criterion)
 
-    def accumulate(self, losses: torch.Tensor | None = None) -> None:
-        """Count the present gradients.
-
-        Args:
-            losses: None: the gradients that the user's `backward()` left in `.grad` (unscaled: with
-                a GradScaler, after `unscale_`; zero them between batches). A vector of losses, one
-                a sample: each sample's own gradient is taken, and `.grad` is left alone. A scalar:
-                one gradient, likewise.
-
-        Raises:
-            UsageError: There are no gradients, or they are not finite.
-        """
-        if losses is None:
-            self._count({n: p.grad for n, p in self._parameters.items()})
-            return
-        parameters = list(self._parameters.values())
-        flat = losses.reshape(-1)
-        for i, loss in enumerate(flat):
-            last = i + 1 == len(flat)
-            found = torch.autograd.grad(loss, parameters, retain_graph=not last, allow_unused=True)
-            self._count(dict(zip(self._parameters, found, strict=True)))
-
-    def _count(self, gradients: Mapping[str, torch.Tensor | None]) -> None:
-        here = {n: g.detach() for n, g in gradients.items() if g is not None}
-        if not here:
-            raise UsageError("no parameter has a gradient: call accumulate() after loss.backward()")
-        if not all(bool(torch.isfinite(g).all()) for g in here.values()):
-            raise UsageError("a gradient holds NaN or infinity: nothing was counted")
-        with torch.no_grad():
-            products = {n: self._product(self._parameters[n], g) for n, g in here.items()}
-            for group, slices in self._slices.items():
-                total = torch.zeros(self._index.sizes[group], dtype=torch.float64)
-                for part in slices:
-                    if part.name in products:
-                        total += part.sums(products[part.name], total.numel()).cpu()
-                if self.criterion == "taylor-abs":
-                    total = total.abs()
-                elif self.criterion == "fisher":
-                    total = total.square()
-                known = self._totals.get(group)
-                self._totals[group] = total if known is None else known + total
-        self.calls += 1
+    def _add(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        products = {n: self._product(self._parameters[n], g) for n, g in gradients.items()}
+        for group, slices in self._slices.items():
+            change = torch.zeros(self._index.sizes[group], dtype=torch.float64)
+            for part in slices:
+                if part.name in products:
+                    change += part.sums(products[part.name], change.numel()).cpu()
+            self._total(group, change)
 
     def _product(self, parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        found = parameter.detach().double() * gradient.to_dense().double()
+        found = parameter.detach().double() * gradient.double()
         return found.square() if self.criterion == "hessian" else found
 
     def of(self, group: str) -> np.ndarray:
         """Score of each unit of one group, larger stays. Shape `(units,)`."""
         if not self.calls:
             raise UsageError("no gradients were counted: call accumulate() after loss.backward()")
-        total: np.ndarray = self._totals[group].numpy()
-        if self.criterion == "movement":
-            return -total
-        mean: np.ndarray = np.abs(total) / self.calls
-        return mean / 2 if self.criterion in ("fisher", "hessian") else mean
+        score: np.ndarray = self._score(group).numpy()
+        return score
 
     def __call__(self, graph: DependencyGraph, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Scores of the named groups (`graphprune.decide.Scores`).

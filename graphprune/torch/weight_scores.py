@@ -21,6 +21,7 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from graphprune.errors import UsageError
 from graphprune.options import norm_order
+from graphprune.torch.gradients import GradientTotals
 from graphprune.torch.prunable import Weight, prunable
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +32,7 @@ _ZERO, _LEAST = np.float32(2.0**-120), np.float32(2.0**-110)
 """Scores of a weight that is zero, and the least one of any other. What is masked scores 0."""
 
 
-class WeightScores:
+class WeightScores(GradientTotals):
     """Scores of single weights, collected over batches of the user's loop; `scores=` of `sparsify`.
 
     With w g a weight times its gradient in one call of `accumulate`, and n calls:
@@ -54,57 +55,23 @@ class WeightScores:
         UsageError: Unknown criterion.
     """
 
+    _what = "weight"
+
     def __init__(self, module: nn.Module, criterion: str = "taylor") -> None:
         if criterion not in GRADIENT:
             raise UsageError(
                 f"unknown criterion '{criterion}': choose one of {', '.join(GRADIENT)}"
             )
-        self.criterion = criterion
-        self.calls = 0
-        self._parameters = {
+        parameters = {
             w.name: w.original
             for w in prunable(module)
             if not w.refusal and w.original.requires_grad
         }
-        self._totals: dict[str, torch.Tensor] = {}
+        super().__init__(parameters, criterion)
 
-    def accumulate(self, losses: torch.Tensor | None = None) -> None:
-        """Count the present gradients.
-
-        Args:
-            losses: None: what the user's `backward()` left in `.grad` (unscaled). A vector of
-                losses, one a sample: each sample's own gradient is taken, and `.grad` left alone. A
-                scalar: one gradient, likewise.
-
-        Raises:
-            UsageError: There are no gradients, or they are not finite.
-        """
-        if losses is None:
-            self._count({n: p.grad for n, p in self._parameters.items()})
-            return
-        parameters = list(self._parameters.values())
-        flat = losses.reshape(-1)
-        for i, loss in enumerate(flat):
-            last = i + 1 == len(flat)
-            found = torch.autograd.grad(loss, parameters, retain_graph=not last, allow_unused=True)
-            self._count(dict(zip(self._parameters, found, strict=True)))
-
-    def _count(self, gradients: Mapping[str, torch.Tensor | None]) -> None:
-        here = {n: g.detach().to_dense() for n, g in gradients.items() if g is not None}
-        if not here:
-            raise UsageError("no weight has a gradient: call accumulate() after loss.backward()")
-        if not all(bool(torch.isfinite(g).all()) for g in here.values()):
-            raise UsageError("a gradient holds NaN or infinity: nothing was counted")
-        with torch.no_grad():
-            for name, gradient in here.items():
-                product = self._parameters[name].detach().float() * gradient.float()
-                if self.criterion == "taylor-abs":
-                    product = product.abs()
-                elif self.criterion == "fisher":
-                    product = product.square()
-                known = self._totals.get(name)
-                self._totals[name] = product if known is None else known.add_(product)
-        self.calls += 1
+    def _add(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        for name, gradient in gradients.items():
+            self._total(name, self._parameters[name].detach().float() * gradient.float())
 
     def of(self, name: str) -> torch.Tensor:
         """Score of each element of one weight, larger stays. Shape that of the weight.
@@ -117,11 +84,7 @@ class WeightScores:
                 f"no gradients of '{name}' were counted: call accumulate() after loss.backward(), or "
                 f"leave it with exclude='{name}'"
             )
-        total = self._totals[name]
-        if self.criterion == "movement":
-            return -total
-        mean = total.abs() / self.calls
-        return mean / 2 if self.criterion == "fisher" else mean
+        return self._score(name)
 
 
 def score(

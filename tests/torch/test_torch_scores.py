@@ -259,6 +259,21 @@ def test_tied_weights_count_once() -> None:
         np.testing.assert_allclose(scores.of(group.name), expected.abs(), rtol=1e-5)
 
 
+def test_sparse_gradients_count_like_dense_ones() -> None:
+    x, found = torch.arange(24).reshape(6, 4) % 20, []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Embedding(20, 12, sparse=sparse), nn.ReLU(), nn.Linear(12, 3))
+        (group,) = (graph := TorchSubject(capture(net, (x,))).analyse()).groups
+        scores = GradientScores(net, graph, "taylor", over="all")
+        net(x).square().sum().backward()
+        assert net[0].weight.grad.is_sparse == sparse
+        scores.accumulate()
+        found.append(scores.of(group.name))
+    assert found[0].min() > 0
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
 class TestErrors:
     def test_criterion(self, net, graph) -> None:
         with pytest.raises(UsageError, match="unknown criterion 'snip': choose one of taylor"):
