@@ -86,19 +86,17 @@ class Judge:
         return [{n: run[n] for n in self._taps} for run in runs]
 
     def _variance(self, name: str) -> float:
-        """Of one output around the mean of its last axis; 1 where it is constant or no number."""
-        count = 0
-        first: Any = 0.0
-        second = 0.0
-        for run in self._wanted:
-            array = run[name].astype(np.float64)
-            rows = array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
-            rows = np.where(np.isfinite(rows), rows, 0.0)
-            count += len(rows)
-            first = first + rows.sum(0)
-            second += float((rows * rows).sum())
-        size = count * max(np.size(first), 1)
-        if size == 0:
+        """Of one output around the means along its last axis; 1 where it is constant or no number.
+
+        Where that axis is not always as long (it counts tokens), around one mean of all.
+        """
+        arrays = [run[name].astype(np.float64) for run in self._wanted]
+        widths = {a.shape[-1] if a.ndim > 1 else 1 for a in arrays}
+        width = max(widths.pop(), 1) if len(widths) == 1 else 1
+        rows = np.concatenate([a.reshape(-1, width) for a in arrays])
+        rows = np.where(np.isfinite(rows), rows, 0.0)
+        if rows.size == 0:
             return 1.0
-        variance = second / size - float(np.mean((first / count) ** 2))
-        return variance if variance > 1e-12 * max(second / size, 1e-30) else max(second / size, 1.0)
+        energy = float((rows * rows).mean())
+        variance = energy - float((rows.mean(0) ** 2).mean())
+        return variance if variance > 1e-12 * max(energy, 1e-30) else max(energy, 1.0)

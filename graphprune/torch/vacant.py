@@ -104,7 +104,8 @@ def _close(a: Any, b: Any) -> bool:
         return bool(a == b)
     if a.shape != b.shape or not a.is_floating_point():
         return a.shape == b.shape and bool((a == b).all())
-    scale = float(a[torch.isfinite(a)].abs().max()) if a.numel() else 0.0
+    finite = a[torch.isfinite(a)]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
     return torch.allclose(a, b, rtol=0, atol=_EQUAL * (scale or 1.0), equal_nan=True)
 
 

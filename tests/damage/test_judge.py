@@ -132,3 +132,22 @@ def test_the_model_that_is_judged_is_not_changed(model: ir.Model) -> None:
     before = ir.to_proto(model).SerializeToString()
     Judge(model, FEEDS).damage(model)
     assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_batches_whose_last_axis_is_not_as_long() -> None:
+    """Texts of several lengths; twice the weights are an error as large as the output itself."""
+    proto = from_text(
+        "h = MatMul (x, w) t = Transpose <perm = [0, 2, 1]> (h) y = Relu (t)",
+        {"w": drawn(8, 5)},
+        inputs="float[N, T, 8] x",
+        outputs="float[N, 5, T] y",
+    )
+    original = canonicalise(load(proto).model)
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(2, n, 8)).astype(np.float32)} for n in (3, 7, 5)]
+    with Session(original) as session:
+        outputs = np.concatenate([session.run(f)["y"].reshape(-1) for f in feeds])
+    judge = Judge(original, feeds)
+    assert judge.damage(original) == 0
+    doubled = judge.damage(changed(original, w=2 * weight(original, "w")))
+    assert doubled == pytest.approx((outputs**2).mean() / outputs.var(), rel=1e-4)
