@@ -166,11 +166,7 @@ class Options:
                 f"criterion '{self.criterion}' needs calibration inputs of an ONNX model: give calib "
                 "(--calib); for a torch module there is scores=GradientScores(...)"
             )
-        for name in ("calib_images", "tokenizer", "max_length"):
-            if getattr(self, name) is not None and self.calib is None:
-                raise UsageError(f"{name} says how calibration inputs are read: give calib, too")
-        if self.max_length is not None and self.max_length < 1:
-            raise UsageError(f"max_length {self.max_length} is out of range: at least 1")
+        check_reading(self.calib, self.calib_images, self.tokenizer, self.max_length)
         if self.scope not in SCOPES:
             raise UsageError(f"scope '{self.scope}' is unknown: choose one of {', '.join(SCOPES)}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
@@ -212,6 +208,25 @@ class Options:
         texts = {name: _text(getattr(self, name)) for name in names}
         plain = asdict(replace(self, **texts))  # type: ignore[arg-type]
         return {**plain, "group_ratio": [list(p) for p in self.group_ratio]}
+
+
+def check_reading(
+    calib: Any,
+    calib_images: str | None,
+    tokenizer: str | PathLike[str] | None,
+    max_length: int | None,
+) -> None:
+    """How calibration inputs are read says something only where there are some.
+
+    Raises:
+        UsageError: There are none, or `max_length` is below 1.
+    """
+    how = {"calib_images": calib_images, "tokenizer": tokenizer, "max_length": max_length}
+    for name, given in how.items():
+        if given is not None and calib is None:
+            raise UsageError(f"{name} says how calibration inputs are read: give calib, too")
+    if max_length is not None and max_length < 1:
+        raise UsageError(f"max_length {max_length} is out of range: at least 1")
 
 
 def _text(given: Any) -> str | None:

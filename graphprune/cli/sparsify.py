@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from graphprune.cli import data_options as data
 from graphprune.cli import options as opt
 from graphprune.cli.console import Stages, reserved_stdout, stdout
 from graphprune.cli.files import ZOO, check_outputs, default_output, model_file
@@ -62,19 +63,11 @@ def sparsify(
             opt.WHAT,
         ),
     ] = "magnitude",
-    calib: Annotated[
-        str | None,
-        opt.option(
-            "--calib",
-            "SOURCE",
-            "Calibration inputs: .npz, .npy, a folder of them, or module:callable.",
-            opt.WHAT,
-        ),
-    ] = None,
-    calib_samples: Annotated[
-        int,
-        opt.option("--calib-samples", "N", "As many at most.", opt.WHAT),
-    ] = 128,
+    calib: data.Calib = None,
+    calib_samples: data.CalibSamples = 128,
+    calib_images: data.CalibImages = None,
+    tokenizer: data.Tokenizer = None,
+    max_length: data.MaxLength = None,
     only: Annotated[list[str] | None, opt.only("weights and layers")] = None,
     exclude: Annotated[list[str] | None, opt.exclude("weights and layers")] = None,
     compile_: Annotated[
@@ -117,7 +110,7 @@ def sparsify(
     }
     dims = opt.dims(dim)
     opt.at_least(threads, 1, "--threads")
-    opt.at_least(calib_samples, 8, "--calib-samples")
+    reading = data.reading(calib, calib_samples, calib_images, tokenizer, max_length)
     if compile_ and save_plan:
         raise UsageError("--save-plan is for the sparse model as it is: leave out --compile")
     source = model_file(model)
@@ -135,23 +128,22 @@ def sparsify(
         made = sparsify_model(
             source,
             Sparsity(**settings),
-            calib=calib,
-            calib_samples=calib_samples,
+            **reading,
             dims=dims,
             threads=threads,
             bench=not no_bench,
             progress=stages,
         )
-        data = {**made.report.to_json(), "source": model}
+        report = {**made.report.to_json(), "source": model}
         if plan_file is not None and made.empty_plan is None:
             raise NothingGainedError("--save-plan: no unit is empty, so there is no plan")
         result = made.model
         if compile_ and made.empty_plan is not None:
-            result, data["compiled"] = _compiled(made, dims, threads, seed, not no_bench, stages)
+            result, report["compiled"] = _compiled(made, dims, threads, seed, not no_bench, stages)
         if model.startswith(ZOO):
             stages("evaluate")
             found = metric(model, source, result, threads)
-            data["metric"] = {
+            report["metric"] = {
                 "name": found.name,
                 "original": found.original,
                 "sparse": found.pruned,
@@ -161,13 +153,13 @@ def sparsify(
         if plan_file is not None and made.empty_plan is not None:
             replace(made.empty_plan, source_sha256=load(target).sha256).save(plan_file)
     if as_json:
-        print(json.dumps(data, indent=1, sort_keys=True))
+        print(json.dumps(report, indent=1, sort_keys=True))
     elif not quiet:
         from graphprune.report.sparsity import sparsity_parts
         from graphprune.report.terminal import show
 
         show(stdout(), *sparsity_parts(model, made.report))
-        for line in _next_steps(target, data, made, compile_):
+        for line in _next_steps(target, report, made, compile_):
             stdout().print(line, soft_wrap=True, markup=False)
 
 
@@ -190,12 +182,14 @@ def _compiled(
     return result.model, {key: report.get(key) for key in keys}
 
 
-def _next_steps(target: Path, data: dict[str, Any], made: Sparsified, compiled: bool) -> list[str]:
+def _next_steps(
+    target: Path, report: dict[str, Any], made: Sparsified, compiled: bool
+) -> list[str]:
     lines = []
-    metric = data.get("metric")
-    if metric:
-        lines.append(f"{metric['name']}: {metric['original']:.4f} -> {metric['sparse']:.4f}")
-    done = data.get("compiled")
+    quality = report.get("metric")
+    if quality:
+        lines.append(f"{quality['name']}: {quality['original']:.4f} -> {quality['sparse']:.4f}")
+    done = report.get("compiled")
     if done:
         before, after = done["original"]["params"], done["pruned"]["params"]
         certificate = done["certificate"] or {}

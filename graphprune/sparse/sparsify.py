@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from graphprune.errors import GraphpruneError, NothingGainedError, UsageError
 from graphprune.onnx.load import load
+from graphprune.options import check_reading
 from graphprune.passes.sparsify import Mask, SparsifyPass
 from graphprune.selection.empty import Empty, EmptyGroup
 from graphprune.selection.ratios import named
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[..., None]
+
+RANDOM = (
+    "calibration inputs are random: wanda weighs by the scale of what a weight multiplies, and that "
+    "of real data is another"
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +201,9 @@ def sparsify(
     *,
     calib: Any = None,
     calib_samples: int = 128,
+    calib_images: str | None = None,
+    tokenizer: str | PathLike[str] | None = None,
+    max_length: int | None = None,
     dims: Mapping[str, int] | None = None,
     threads: int = 1,
     bench: bool = True,
@@ -205,8 +215,11 @@ def sparsify(
     Args:
         model: A path, an `onnx.ModelProto`, an `onnx_ir.Model` or a torch `ONNXProgram`; not changed.
         options: What to prune; or give the fields of `Sparsity` as keywords (`sparsity=0.9`).
-        calib: Calibration inputs, for criterion `wanda`.
+        calib: Calibration inputs, for criterion `wanda` (`graphprune.data.source`).
         calib_samples: As many of them at most.
+        calib_images: How images become inputs (`graphprune.data.images`).
+        tokenizer: The tokenizer.json for a text file.
+        max_length: Tokens of one text at most; None: what the model or the tokenizer says, else 128.
         dims: Sizes of dynamic dimensions.
         threads: Of onnxruntime.
         bench: Time both models.
@@ -215,23 +228,40 @@ def sparsify(
 
     Raises:
         UsageError: An option out of range, a glob that names nothing, an axis that N:M does not
-            divide, no calibration inputs for `wanda`.
+            divide, no calibration inputs for `wanda`, or inputs that cannot be read.
         NothingGainedError: The model has no weight that is pruned.
         UnsupportedModelError: The model is unsound or does not run.
     """
     options = replace(options, **settings) if options is not None else Sparsity(**settings)
     if options.criterion == "wanda" and calib is None:
         raise UsageError("criterion 'wanda' needs calibration inputs: give calib (--calib)")
+    check_reading(calib, calib_images, tokenizer, max_length)
     tell = progress or (lambda *_: None)
     tell("load")
     loaded = load(_resolved(model))
     original = loaded.model
     LiftConstantsToInitializersPass()(original)
     weights = _chosen(prunable(original), options)
-    inputs = {}
+    inputs: dict[str, Array] = {}
+    warnings: list[str] = []
     if options.criterion == "wanda":
         tell("run")
-        inputs = _inputs(original, weights, calib, calib_samples, threads)
+        from graphprune.data.feeds import read_calibration
+
+        data = read_calibration(
+            calib,
+            original,
+            calib_samples,
+            images=calib_images,
+            tokenizer=tokenizer,
+            max_length=max_length,
+            seed=options.seed,
+            dims=dims,
+        )
+        feeds = [b.feeds for b in (*data.fit, *data.choose, *data.judge)]
+        inputs = input_means(original, weights, feeds, threads)
+        if data.random:
+            warnings.append(RANDOM)
     tell("select")
     masks = _masks(weights, options, inputs)
     result = original.clone()
@@ -239,7 +269,7 @@ def sparsify(
     tell("analyse")
     kept = {w.name for w in weights}
     done = [_after(w) for w in prunable(result) if w.name in kept]
-    warnings = [
+    warnings += [
         f"all of '{w.name}' is zero: its layer's output is constant; use scope local, or prune less"
         for w, _ in done
         if w.sparsity == 1
@@ -289,16 +319,6 @@ def _chosen(weights: list[Weight], options: Sparsity) -> list[Weight]:
     if not chosen:
         raise UsageError("--only and --exclude leave no weight to prune")
     return chosen
-
-
-def _inputs(
-    model: ir.Model, weights: list[Weight], calib: Any, samples: int, threads: int
-) -> dict[str, Array]:
-    from graphprune.data.feeds import read_calibration
-
-    data = read_calibration(calib, model, samples)
-    feeds = [b.feeds for b in (*data.fit, *data.choose, *data.judge)]
-    return input_means(model, weights, feeds, threads)
 
 
 def _masks(

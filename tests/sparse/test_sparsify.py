@@ -13,7 +13,7 @@ from workbench import drawn, from_text
 
 import graphprune
 from graphprune.cli import run
-from graphprune.errors import NothingGainedError
+from graphprune.errors import NothingGainedError, UsageError
 from graphprune.onnx.load import load
 
 BODY = """
@@ -97,6 +97,67 @@ def test_wanda_looks_at_data(path, tmp_path, capsys):
     capsys.readouterr()
     assert run([*base, "--overwrite"]) == 2
     assert "needs calibration inputs" in capsys.readouterr().err
+
+
+WANDA = ["--criterion", "wanda", "--scope", "local", "--no-bench"]
+
+
+def kept_rows(model, name: str, axis: int) -> np.ndarray:
+    """Which share of the weights that read each input is left."""
+    array = np.moveaxis(arrays_of(model)[name], axis, 0)
+    return (array.reshape(len(array), -1) != 0).mean(axis=1)
+
+
+@pytest.mark.parametrize(("how", "kept"), [("scale=255", 0), ("scale=255,mean=0.8:0:0", 1)])
+def test_wanda_looks_at_images_as_they_are_preprocessed(tmp_path, how, kept):
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(8):
+        array = np.empty((6, 6, 3), np.uint8)
+        array[:] = 204, 40, i  # 204 / 255 is the mean
+        image.fromarray(array).save(folder / f"{i}.png")
+    text = "y = Conv(x, w)"
+    shapes = {"inputs": "float[N, 3, 6, 6] x", "outputs": "float[N, 4, 6, 6] y"}
+    onnx.save(from_text(text, {"w": drawn(4, 3, 1, 1)}, **shapes), tmp_path / "net.onnx")
+    images = ["--calib", str(folder), "--calib-images", how]
+    assert run(["sparsify", str(tmp_path / "net.onnx"), *WANDA, "--pattern", "1:3", *images]) == 0
+    assert kept_rows(tmp_path / "net.sparse.onnx", "w", 1).argmax() == kept
+
+
+@pytest.mark.parametrize(("length", "kept"), [(["--max-length", "1"], 0), ([], 4)])
+def test_wanda_looks_at_texts(tmp_path, length, kept):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"[PAD]": 0, "[UNK]": 1, "first": 2, "last": 3}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "texts.txt").write_text("first last\n" * 8)
+    table = np.ones((4, 8), np.float32)
+    table[2, :4] = 1e3
+    table[3, 4:] = 1e6
+    net = from_text(
+        "e = Gather(table, ids) y = MatMul(e, w)",
+        {"table": table, "w": drawn(8, 6)},
+        inputs="int64[N, T] ids",
+        outputs="float[N, T, 6] y",
+    )
+    onnx.save(net, tmp_path / "net.onnx")
+    texts = [f"--calib={tmp_path}/texts.txt", f"--tokenizer={tmp_path}/tokenizer.json"]
+    half = [*WANDA, "--sparsity", "0.5", "--only", "w"]
+    assert run(["sparsify", str(tmp_path / "net.onnx"), *half, *texts, *length]) == 0
+    assert kept_rows(tmp_path / "net.sparse.onnx", "w", 0)[kept : kept + 4].mean() == 1
+
+
+def test_how_inputs_are_read_without_inputs(path):
+    with pytest.raises(UsageError, match="max_length says how calibration inputs are read"):
+        graphprune.sparsify(path, sparsity=0.5, max_length=8)
+
+
+def test_random_inputs_are_told(path):
+    wanda = {"sparsity": 0.5, "criterion": "wanda", "bench": False}
+    report = graphprune.sparsify(path, calib="random", **wanda).report
+    assert any("calibration inputs are random" in line for line in report.warnings)
 
 
 def test_only_and_exclude(path):
