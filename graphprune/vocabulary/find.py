@@ -1,35 +1,23 @@
 """Where tokens are numbered in a model, by following the graph: no name is looked at.
 
-A table of token embeddings is what an integer input of the model, as it is, picks rows of. Its
-other uses are followed: a tied head is the same initializer in a matrix product, and logits are
-what comes out; a head of its own weights is one whose outputs are as many as the table has rows and
-reach an output of the model. Everything on the way must treat tokens one by one.
+A table of token embeddings is what an integer input of the model, as it is, picks rows of
+(`lookups.py`). Its other uses are followed to heads and logits (`follow.py`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import UnsupportedModelError, UsageError
-from graphprune.onnx.operands import attribute, op_names
 from graphprune.passes.trim_vocabulary import VocabularyUse
-from graphprune.rules.context import node_name
+from graphprune.vocabulary.follow import TokenAxes
+from graphprune.vocabulary.lookups import IdUses, captures, follow_ids, lookups
 
 SPARE = 0.05
 """Share of rows by which a model's table may be longer than the tokenizer's vocabulary."""
 
 _SPARE_ROWS = 64
-_VIEWS = op_names("Identity Cast Reshape Squeeze Unsqueeze Flatten Transpose Expand Slice Concat")
-_HARMLESS = op_names("Shape Size ArgMax ArgMin")
-_UNARY = op_names("Identity Cast Tanh Sigmoid Neg Exp Clip DequantizeLinear QuantizeLinear")
-_BINARY = op_names("Add Sub Mul Div Where Max Min PRelu Pow")
-
-
-class _RefusedError(Exception):
-    """Something that does not treat tokens one by one."""
 
 
 def find_vocabulary(model: ir.Model, tokens: int) -> VocabularyUse:
@@ -43,373 +31,47 @@ def find_vocabulary(model: ir.Model, tokens: int) -> VocabularyUse:
         UsageError: No table fits a vocabulary of this size.
         UnsupportedModelError: The model does something with tokens that trimming would change.
     """
-    found = list(_lookups(model.graph))
+    found = list(lookups(model.graph))
     spare = max(_SPARE_ROWS, int(SPARE * tokens))
-    fitting = [x for x in found if tokens <= x[2] <= tokens + spare]
+    fitting = [x for x in found if tokens <= x.rows <= tokens + spare]
     if not fitting:
-        seen = ", ".join(sorted({f"'{table.name}' {rows:,}" for _, table, rows in found}))
+        seen = ", ".join(sorted({f"'{x.table.name}' {x.rows:,}" for x in found}))
         raise UsageError(
             f"the tokenizer has {tokens:,} tokens, but no table of the model that is looked up by "
             f"an integer input has as many rows ({seen or 'there is no such table'}): is it the "
             "tokenizer of this model?"
         )
-    rows = {r for _, _, r in fitting}
+    rows = {x.rows for x in fitting}
     if len(rows) > 1:
         raise UnsupportedModelError(
             f"tables of {' and '.join(f'{r:,}' for r in sorted(rows))} rows fit the tokenizer: "
             "trimming takes models with one vocabulary"
         )
     for graph in model.graph.subgraphs():
-        if any(n.op_type == "Gather" for n in graph) and _captures(graph, fitting):
+        if any(n.op_type == "Gather" for n in graph) and captures(graph, fitting):
             raise UnsupportedModelError(
                 "the body of a loop or branch reads the token embeddings, which trimming does not "
                 "follow"
             )
-    search = _Search(model, rows.pop(), [table for _, table, _ in fitting])
-    constants: list[tuple[str, int]] = []
-    for name in dict.fromkeys(name for name, _, _ in fitting):
-        source = next(v for v in model.graph.inputs if v.name == name)
-        constants += search.ids(source)
-    search.follow()
-    search.note_whole_outputs()
+    inputs = tuple(dict.fromkeys(x.ids for x in fitting))
+    tables = list({id(x.table): x.table for x in fitting}.values())
+    ids = IdUses()
+    for name in inputs:
+        follow_ids(next(v for v in model.graph.inputs if v.name == name), tables, ids)
+    over_tokens = TokenAxes(model, rows.pop(), tables)
+    over_tokens.follow()
+    over_tokens.note_whole_outputs()
     return VocabularyUse(
-        rows=search.rows,
-        inputs=tuple(dict.fromkeys(name for name, _, _ in fitting)),
-        tables=tuple(dict.fromkeys(t.name or "" for _, t, _ in fitting)),
-        axes=dict(sorted(search.axes.items())),
-        values=tuple(search.values),
-        outputs=tuple(v.name or "" for v in model.graph.outputs if v.name in search.values),
-        echoes=tuple(dict.fromkeys(search.echoes)),
-        constants=tuple(dict.fromkeys(constants)),
-        notes=tuple(dict.fromkeys(search.notes)),
+        rows=over_tokens.rows,
+        inputs=inputs,
+        tables=tuple(dict.fromkeys(t.name or "" for t in tables)),
+        axes=dict(sorted(over_tokens.axes.items())),
+        values=tuple(over_tokens.values),
+        outputs=tuple(v.name or "" for v in model.graph.outputs if v.name in over_tokens.values),
+        echoes=tuple(dict.fromkeys(ids.echoes)),
+        constants=tuple(dict.fromkeys(ids.constants)),
+        notes=tuple(dict.fromkeys((*ids.notes, *over_tokens.notes))),
     )
-
-
-def _lookups(graph: ir.Graph) -> Iterator[tuple[str, ir.Value, int]]:
-    """Graph input, table and rows of every lookup by an integer input."""
-    for node in graph:
-        places = _table_inputs(node)
-        if places is None:
-            continue
-        table, source = _initializer(node.inputs[places[0]]), _input(node.inputs[places[1]])
-        if table is None or source is None or table.const_value is None:
-            continue
-        shape = table.const_value.shape
-        if len(shape) == 2 and _first_axis(node.inputs[places[0]]):
-            yield source.name or "", table, int(shape.numpy()[0])
-
-
-def _table_inputs(node: ir.Node) -> tuple[int, int] | None:
-    """Which inputs of a node are a table and the ids."""
-    if node.op_type == "Gather" and attribute(node, "axis", 0) == 0:
-        return 0, 1
-    if node.op_type == "EmbedLayerNormalization":
-        return 2, 0
-    return None
-
-
-def _initializer(value: ir.Value | None) -> ir.Value | None:
-    """The initializer behind a value, through ops that keep its first axis."""
-    while value is not None and not value.is_initializer():
-        node = value.producer()
-        if node is None or node.op_type not in ("Identity", "Cast", "DequantizeLinear"):
-            return None
-        value = node.inputs[0]
-    return value
-
-
-def _first_axis(value: ir.Value | None) -> bool:
-    return _initializer(value) is not None
-
-
-def _input(value: ir.Value | None) -> ir.Value | None:
-    """The integer graph input of which a value has the numbers."""
-    while value is not None and not value.is_graph_input():
-        node = value.producer()
-        if node is None or node.op_type not in _VIEWS:
-            return None
-        value = node.inputs[0]
-    if value is None or value.is_initializer() or value.dtype is None:
-        return None
-    return value if value.dtype in (ir.DataType.INT64, ir.DataType.INT32) else None
-
-
-def _captures(graph: ir.Graph, fitting: list[tuple[str, ir.Value, int]]) -> bool:
-    tables = {id(table) for _, table, _ in fitting}
-    inputs = {name for name, _, _ in fitting}
-    values = [v for n in graph for v in n.inputs if v is not None]
-    return any(id(v) in tables or (v.is_graph_input() and v.name in inputs) for v in values)
-
-
-class _Search:
-    def __init__(self, model: ir.Model, rows: int, tables: list[ir.Value]) -> None:
-        self.model = model
-        self.rows = rows
-        self.tables = {id(t): t for t in tables}
-        self.axes: dict[str, int] = {}
-        self.values: dict[str, None] = {}
-        self.notes: list[str] = []
-        self.echoes: list[str] = []
-
-    # -- token ids --------------------------------------------------------------------------------
-
-    def ids(self, value: ir.Value) -> list[tuple[str, int]]:
-        """Constants that ids are compared with. Raises where ids are used in another way."""
-        constants: list[tuple[str, int]] = []
-        if value.is_graph_output():
-            self.echoes.append(value.name or "")
-            self.notes.append(f"output '{value.name}' gives the token ids back, the new ones")
-        for use in value.uses():
-            node, i = use.node, use.idx
-            places = _table_inputs(node)
-            if places is not None and i == places[1]:
-                table = _initializer(node.inputs[places[0]])
-                if table is not None and id(table) in self.tables:
-                    continue
-            elif node.op_type == "Equal":
-                other = node.inputs[1 - i]
-                if other is not None and other.is_initializer():
-                    constants.append((node.name or node.outputs[0].name or "", 1 - i))
-                    continue
-            elif node.op_type in _HARMLESS:
-                continue
-            elif node.op_type in _VIEWS and i == 0 and node.op_type != "Concat":
-                cast = attribute(node, "to") if node.op_type == "Cast" else None
-                if cast is None or cast in (ir.DataType.INT64, ir.DataType.INT32):
-                    constants += self.ids(node.outputs[0])
-                    continue
-            raise UnsupportedModelError(
-                f"node '{node_name(node)}' ({node.op_type}) computes with token ids, which trimming "
-                "would change"
-            )
-        return constants
-
-    # -- axes over tokens -------------------------------------------------------------------------
-
-    def follow(self) -> None:
-        """Tables and what is made of them; then heads of their own weights."""
-        try:
-            self._spread({id(t): (t, -2) for t in self.tables.values()})
-        except _RefusedError as error:
-            raise UnsupportedModelError(str(error)) from error
-        for value in list(self.model.graph.initializers.values()):
-            if value.name in self.axes or value.const_value is None:
-                continue
-            shape = tuple(int(d) for d in value.const_value.shape.numpy())
-            if len(shape) != 2 or self.rows not in shape:
-                continue
-            for axis in (i for i in (1, 0) if shape[i] == self.rows):
-                if self._is_head(value, axis - 2):
-                    break
-
-    def _is_head(self, value: ir.Value, axis: int) -> bool:
-        """Follow a weight as a head; where it is none (as wide by chance) forget what was found."""
-        before = dict(self.axes), dict(self.values), list(self.notes)
-        try:
-            self._spread({id(value): (value, axis)})
-            if any(
-                v.name in self.values and v.name not in before[1] for v in self.model.graph.outputs
-            ):
-                return True
-        except _RefusedError:
-            pass
-        self.axes, self.values, self.notes = before
-        return False
-
-    def note_whole_outputs(self) -> None:
-        """Outputs that seem to be over tokens and were not followed."""
-        for value in self.model.graph.outputs:
-            last = value.shape[-1] if value.shape is not None and len(value.shape) else None
-            if last == self.rows and value.name not in self.values:
-                self.notes.append(
-                    f"output '{value.name}' still has {self.rows:,} numbers a place, in the old order: "
-                    "how its head is computed is not followed"
-                )
-
-    def _spread(self, axis_of: dict[int, tuple[ir.Value, int]]) -> None:
-        """Follow axes over tokens; -1 is the last axis of a value."""
-        for value, axis in axis_of.values():
-            self._initializer_axis(value, axis)
-        for node in self.model.graph:
-            at = [
-                (i, axis_of[id(v)][1])
-                for i, v in enumerate(node.inputs)
-                if v is not None and id(v) in axis_of
-            ]
-            if not at:
-                continue
-            made = self._through(node, dict(at), axis_of)
-            if made is not None:
-                out = node.outputs[0]
-                axis_of[id(out)] = (out, made)
-                if _initializer(out) is None and not _constant(out):
-                    self.values[out.name or ""] = None
-
-    def _initializer_axis(self, value: ir.Value, axis: int) -> None:
-        tensor = value.const_value
-        assert tensor is not None
-        rank = len(tensor.shape)
-        known = self.axes.setdefault(value.name or "", axis + rank)
-        others = value.is_graph_output() or value.is_graph_input()
-        if known != axis + rank or others or tensor.shape.numpy()[axis] != self.rows:
-            raise _RefusedError(f"'{value.name}' is used in several ways, of which one is by token")
-
-    def _through(
-        self, node: ir.Node, at: dict[int, int], axis_of: dict[int, tuple[ir.Value, int]]
-    ) -> int | None:
-        """The axis over tokens of what a node makes; None where nothing it makes has one."""
-        op, (first, axis) = node.op_type, next(iter(at.items()))
-        places = _table_inputs(node)
-        refused = _RefusedError(
-            f"node '{node_name(node)}' ({op}) mixes tokens, which trimming would change"
-        )
-        if places is not None and places[0] == first:
-            rank = _rank(node.inputs[first])
-            if _input(node.inputs[places[1]]) is not None and axis == -(rank or 2):
-                return None
-            raise refused
-        if op in ("Shape", "Size"):
-            return None
-        if op in _UNARY:
-            if op == "DequantizeLinear":
-                self._scales(node, axis, refused)
-            return axis
-        if op == "Transpose":
-            perm = attribute(node, "perm")
-            length = len(perm) if perm is not None else _rank(node.inputs[0])
-            if length is None:
-                raise refused
-            order = list(perm) if perm is not None else list(range(length))[::-1]
-            return order.index(axis + length) - length
-        if op == "MatMul":
-            if len(at) == 1 and first == 1 and axis == -1:
-                return -1
-            raise refused
-        if op == "Gemm":
-            return self._gemm(node, at, axis_of, refused)
-        if op in _BINARY:
-            return self._binary(node, at, axis_of, refused)
-        if op in ("Softmax", "LogSoftmax", "ArgMax", "TopK"):
-            rank = _rank(node.inputs[0])
-            along = attribute(node, "axis", 0 if op == "ArgMax" else -1)
-            along = along - rank if along >= 0 and rank is not None else along
-            if axis != -1 or along != -1:
-                raise refused
-            if op in ("Softmax", "LogSoftmax"):
-                self.notes.append(
-                    f"'{node_name(node)}' ({op}) normalises over the tokens that are kept: "
-                    "probabilities are larger than before"
-                )
-                return -1
-            self.notes.append(f"'{node_name(node)}' ({op}) gives token ids of the new tokenizer")
-            return None
-        if op in ("Gather", "Slice", "Squeeze", "Unsqueeze") and axis == -1 and first == 0:
-            if self._beside(node):
-                return -1
-            raise refused
-        raise refused
-
-    def _beside(self, node: ir.Node) -> bool:
-        """Whether a node picks along other axes than the last."""
-        rank = _rank(node.inputs[0])
-        if node.op_type == "Gather":
-            along = attribute(node, "axis", 0)
-            return along != -1 and (along < 0 or (rank is not None and along < rank - 1))
-        where = attribute(node, "axes")
-        place = 3 if node.op_type == "Slice" else 1
-        given = node.inputs[place] if place < len(node.inputs) else None
-        if where is None and given is not None:
-            tensor = given.const_value
-            where = None if tensor is None else tensor.numpy().reshape(-1).tolist()
-        if where is None or rank is None:
-            return False
-        total = rank + len(where) if node.op_type == "Unsqueeze" else rank
-        return all((a if a < 0 else a - total) != -1 for a in where)
-
-    def _scales(self, node: ir.Node, axis: int, refused: _RefusedError) -> None:
-        """Scales and zero points of a quantised table: one, or one a token."""
-        for value in node.inputs[1:]:
-            if value is None:
-                continue
-            tensor = value.const_value
-            if tensor is None:
-                raise refused
-            if tensor.size > 1:
-                rank = _rank(node.inputs[0])
-                along = attribute(node, "axis", 1)
-                along = along - rank if along >= 0 and rank is not None else along
-                if len(tensor.shape) != 1:
-                    raise refused
-                if along == axis:
-                    self._initializer_axis(value, -1)
-
-    def _gemm(
-        self,
-        node: ir.Node,
-        at: dict[int, int],
-        axis_of: dict[int, tuple[ir.Value, int]],
-        refused: _RefusedError,
-    ) -> int:
-        turned = bool(attribute(node, "transB"))
-        if set(at) != {1} or at[1] != (-2 if turned else -1):
-            raise refused
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None:
-            self._operand(bias, axis_of, refused)
-        return -1
-
-    def _binary(
-        self,
-        node: ir.Node,
-        at: dict[int, int],
-        axis_of: dict[int, tuple[ir.Value, int]],
-        refused: _RefusedError,
-    ) -> int:
-        axes = set(at.values())
-        if len(axes) != 1:
-            raise refused
-        axis = axes.pop()
-        for i, value in enumerate(node.inputs):
-            if value is None or i in at:
-                continue
-            if axis == -1:
-                self._operand(value, axis_of, refused)
-            elif value.const_value is None or value.const_value.size != 1:
-                raise refused
-        return axis
-
-    def _operand(
-        self, value: ir.Value, axis_of: dict[int, tuple[ir.Value, int]], refused: _RefusedError
-    ) -> None:
-        """The other operand of an elementwise op on logits: one number a token, or for all."""
-        tensor = value.const_value
-        if tensor is not None and value.is_initializer():
-            if len(tensor.shape) == 0 or tensor.shape.numpy()[-1] == 1:
-                return
-            self._initializer_axis(value, -1)
-            axis_of[id(value)] = (value, -1)
-            return
-        if id(value) in axis_of and axis_of[id(value)][1] == -1:
-            return
-        if value.shape is not None and (len(value.shape) == 0 or value.shape[-1] == 1):
-            return
-        raise refused
-
-
-def _rank(value: ir.Value | None) -> int | None:
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return len(value.const_value.shape)
-    return None if value.shape is None else len(value.shape)
-
-
-def _constant(value: ir.Value) -> bool:
-    """Made of initializers alone: a transposed table has no axis of activations."""
-    node = value.producer()
-    if node is None:
-        return value.is_initializer()
-    return all(v is None or v.is_initializer() or _constant(v) for v in node.inputs)
 
 
 def as_ids(array: np.ndarray, kept: np.ndarray) -> np.ndarray:
