@@ -14,7 +14,7 @@ from graphprune.report.terminal import (
     title,
     warning,
 )
-from graphprune.sparse.sparsify import SparsityReport
+from graphprune.sparse.reports import SparsityReport
 
 MOST = 12
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from graphprune.report import numbers
 from graphprune.report.terminal import indented, latency_note, plain_table, shorten, title
 from graphprune.sparse.initializers import SparseInitializers
-from graphprune.sparse.pack import PackReport, TensorSize
+from graphprune.sparse.reports import PackReport, TensorSize
 
 MOST = 12
 

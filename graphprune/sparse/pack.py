@@ -10,7 +10,6 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,73 +29,11 @@ from graphprune.sparse.container import (
 )
 from graphprune.sparse.formats import Tensor, cheapest, encode
 from graphprune.sparse.layout import FileLayout, Stretch, layout
+from graphprune.sparse.reports import PackReport, TensorSize
 
 Progress = Callable[[float], None]
 
 _CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class TensorSize:
-    """How one tensor is stored.
-
-    Attributes:
-        name: Of the tensor.
-        dtype: Of its elements.
-        shape: Of the tensor, or of its first piece.
-        formats: Of its pieces, each once.
-        elements: How many.
-        nonzero: How many are not zero.
-        dense: Bytes in the model.
-        stored: Bytes in the pack.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    formats: tuple[str, ...]
-    elements: int
-    nonzero: int
-    dense: int
-    stored: int
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """What a pack holds.
-
-    Attributes:
-        files: Locations of the restored files; empty for the model itself.
-        original: Bytes of all files.
-        packed: Bytes of the pack.
-        tensors: Every tensor of 64 bytes or more.
-    """
-
-    files: tuple[str, ...]
-    original: int
-    packed: int
-    tensors: tuple[TensorSize, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "files": list(self.files),
-            "original_bytes": self.original,
-            "packed_bytes": self.packed,
-            "ratio": self.packed / self.original if self.original else 1.0,
-            "tensors": [
-                {
-                    "name": t.name,
-                    "dtype": t.dtype,
-                    "shape": list(t.shape),
-                    "formats": list(t.formats),
-                    "sparsity": 1 - t.nonzero / max(1, t.elements),
-                    "dense_bytes": t.dense,
-                    "stored_bytes": t.stored,
-                }
-                for t in self.tensors
-            ],
-        }
 
 
 def pack(model: str | Path, target: str | Path, progress: Progress | None = None) -> PackReport:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,12 @@ from graphprune.errors import GraphpruneError, NothingGainedError, UsageError
 from graphprune.onnx.load import load
 from graphprune.options import check_reading
 from graphprune.passes.sparsify import Mask, SparsifyPass
-from graphprune.selection.empty import Empty, EmptyGroup
+from graphprune.selection.empty import Empty
 from graphprune.selection.ratios import named
 from graphprune.sparse import select
 from graphprune.sparse.empty import empty_units
 from graphprune.sparse.formats import Tensor, cheapest
+from graphprune.sparse.reports import SparseWeight, SparsityReport
 from graphprune.sparse.scores import check_criterion, input_means, score
 from graphprune.sparse.weights import Weight, prunable
 
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Progress = Callable[..., None]
 
-RANDOM = (
-    "calibration inputs are random: wanda weighs by the scale of what a weight multiplies, and that "
-    "of real data is another"
-)
+RANDOM = "calibration inputs are random: wanda weighs by scales of inputs, which are others in use"
 
 
 @dataclass(frozen=True)
@@ -106,77 +104,6 @@ class Sparsity:
         return int(found[1]), int(found[2])
 
 
-@dataclass(frozen=True)
-class SparseWeight:
-    """One weight afterwards.
-
-    Attributes:
-        name: Of the initializer.
-        layers: That use it.
-        shape: Of it.
-        sparsity: Share of zeros.
-        dense: Bytes as it is stored in the model.
-        stored: Bytes in its cheapest format.
-        format: Which that is (`graphprune.sparse.formats`).
-    """
-
-    name: str
-    layers: tuple[str, ...]
-    shape: tuple[int, ...]
-    sparsity: float
-    dense: int
-    stored: int
-    format: str
-
-
-@dataclass(frozen=True)
-class SparsityReport:
-    """What pruning of single weights did.
-
-    Attributes:
-        source: The model.
-        options: What was asked for.
-        weights: Each weight that was pruned.
-        elements: Of all these.
-        zeros: Of all these.
-        latency: Before and after, timed against each other; None where that was not asked for.
-        empty: Groups with units of which nothing is left.
-        warnings: What the user should know.
-    """
-
-    source: str
-    options: Mapping[str, Any]
-    weights: tuple[SparseWeight, ...]
-    elements: int
-    zeros: int
-    latency: Latency | None
-    empty: tuple[EmptyGroup, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def sparsity(self) -> float:
-        """Share of zeros over all pruned weights."""
-        return self.zeros / self.elements
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        dense, stored = (sum(getattr(w, k) for w in self.weights) for k in ("dense", "stored"))
-        return {
-            "source": self.source,
-            "options": dict(self.options),
-            "sparsity": self.sparsity,
-            "elements": self.elements,
-            "zeros": self.zeros,
-            "dense_bytes": dense,
-            "stored_bytes": stored,
-            "weights": [asdict(w) for w in self.weights],
-            "latency": None if self.latency is None else self.latency.to_json(),
-            "empty_units": sum(len(e.units) for e in self.empty),
-            "empty": [asdict(e) for e in self.empty],
-            "warnings": list(self.warnings),
-        }
-
-
 @dataclass(frozen=True, eq=False)
 class Sparsified:
     """A model with zeros, which weights they replaced, and what that did.
@@ -192,7 +119,7 @@ class Sparsified:
     model: ir.Model
     masks: Mapping[str, Mask]
     report: SparsityReport
-    empty_plan: Plan | None = field(default=None)
+    empty_plan: Plan | None = None
 
 
 def sparsify(
@@ -238,7 +165,7 @@ def sparsify(
     check_reading(calib, calib_images, tokenizer, max_length)
     tell = progress or (lambda *_: None)
     tell("load")
-    loaded = load(_resolved(model))
+    loaded = load(Path(model) if isinstance(model, str) else model)
     original = loaded.model
     LiftConstantsToInitializersPass()(original)
     weights = _chosen(prunable(original), options)
@@ -291,10 +218,6 @@ def sparsify(
         warnings=tuple(warnings),
     )
     return Sparsified(result, masks, report, empty.plan)
-
-
-def _resolved(model: Any) -> Any:
-    return Path(model) if isinstance(model, str) else model
 
 
 def _chosen(weights: list[Weight], options: Sparsity) -> list[Weight]:
