@@ -162,6 +162,11 @@ def sparsify(
     options = replace(options, **settings) if options is not None else Sparsity(**settings)
     if options.criterion == "wanda" and calib is None:
         raise UsageError("criterion 'wanda' needs calibration inputs: give calib (--calib)")
+    if options.criterion != "wanda" and calib is not None:
+        raise UsageError(
+            f"criterion '{options.criterion}' does not look at calibration inputs: leave out calib "
+            "(--calib), or take criterion wanda"
+        )
     check_reading(calib, calib_images, tokenizer, max_length)
     tell = progress or (lambda *_: None)
     tell("load")

@@ -97,6 +97,9 @@ def test_wanda_looks_at_data(path, tmp_path, capsys):
     capsys.readouterr()
     assert run([*base, "--overwrite"]) == 2
     assert "needs calibration inputs" in capsys.readouterr().err
+    unread = [*base, "--criterion", "magnitude", "--calib", str(tmp_path / "calib.npy")]
+    assert run([*unread, "--overwrite"]) == 2
+    assert "does not look at calibration inputs" in capsys.readouterr().err
 
 
 WANDA = ["--criterion", "wanda", "--scope", "local", "--no-bench"]
