@@ -231,7 +231,7 @@ def report(known: dict[str, Any], given: argparse.Namespace) -> None:
             f"{given.images} training images after them; the same loop, images and order for all. "
             "Accuracy on all 10,000 test images. Torch-Pruning's steps end below the target: `as few "
             "MACs` ends where they do. What refitting does without any training: "
-            "[accuracy-calibration.md](accuracy-calibration.md)."
+            "[accuracy-real.md](accuracy-real.md)."
         )
         write_page(
             given.out,
