@@ -32,6 +32,7 @@ from graphprune.stages.work import Progress, Work
 
 if TYPE_CHECKING:
     from graphprune.damage.result import Sensitivity
+    from graphprune.decide import Scores
     from graphprune.report.model import Report
 
 __all__ = ["Options", "Result", "analyse", "compile", "sensitivity", "verify"]
@@ -70,6 +71,7 @@ def compile(
     options: Options | None = None,
     *,
     plan: Plan | None = None,
+    scores: Scores | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Result:
@@ -79,6 +81,8 @@ def compile(
         model: A path, `zoo:NAME`, `onnx.ModelProto`, `onnx_ir.Model` or torch `ONNXProgram`.
         options: What stays; or give the fields of `Options` as keywords (`channels=0.5`).
         plan: Apply this plan instead of making one.
+        scores: A criterion of your own: called with the analysis and names of groups, gives for each
+            name the scores of its units (finite, larger stays), in place of `criterion`.
         progress: Called with the name of each stage, and the share of it that is done.
         **settings: Fields of `Options`.
 
@@ -94,7 +98,9 @@ def compile(
             "say what stays: channels=, params=, macs=, latency=, latency_ms=, max_drop=, "
             "max_divergence=, heads=, head_dims= or a plan"
         )
-    work = Work(model, options, progress or (lambda *_: None), given=plan)
+    if scores is not None and (plan is not None or options.criterion != "auto"):
+        raise UsageError("scores are in place of a criterion or a plan: give one of them")
+    work = Work(model, options, progress or (lambda *_: None), given=plan, scores=scores)
     for name, stage in STAGES:
         work.progress(name)
         start = perf_counter()

@@ -123,6 +123,35 @@ def test_a_given_plan_is_applied_and_nothing_is_decided() -> None:
     assert texts[0] == texts[1]
 
 
+def test_scores_of_ones_own_decide_who_leaves() -> None:
+    model = NETWORKS["speech"]()
+
+    cells: dict[str, Any] = {}
+
+    def first_leave(graph: Any, names: Any) -> dict[str, Any]:
+        cells.update({n: graph.by_name[n].cells for n in names})
+        return {n: np.arange(graph.by_name[n].size) for n in names}
+
+    found = compiled(model, channels=0.5, scores=first_leave)
+    assert found.report.certificate["status"] in ("exact", "statistics")
+    for choice in found.plan.groups:
+        for cell in cells[choice.name]:
+            stay = np.isin(cell, choice.kept)
+            assert 0 < stay.sum() < cell.size
+            assert stay[np.argsort(cell)][-stay.sum() :].all()
+
+
+@pytest.mark.parametrize("wrong", [{}, np.ones(3), np.nan])
+def test_scores_that_are_none(wrong: Any) -> None:
+    def scores(graph: Any, names: Any) -> dict[str, Any]:
+        return {} if isinstance(wrong, dict) else dict.fromkeys(names, wrong)
+
+    with pytest.raises(UsageError, match="no finite number for each of the"):
+        compiled(NETWORKS["speech"](), channels=0.5, scores=scores)
+    with pytest.raises(UsageError, match="in place of a criterion or a plan"):
+        compiled(NETWORKS["speech"](), channels=0.5, criterion="l1", scores=scores)
+
+
 def test_a_plan_of_another_model_is_refused() -> None:
     plan = compiled(NETWORKS["speech"](), channels=0.5).plan
     with pytest.raises(UsageError, match="another model"):

@@ -61,11 +61,14 @@ def scores_for(work: Work) -> Scores | None:
 
 
 def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
-    """Scores from calibration inputs, for the criteria that need them; of a model that ran whole.
+    """The user's scores, or those from calibration inputs, of a model that ran whole.
 
     From inputs that are made up nothing is chosen unless a criterion is named.
     """
     options, calibration = work.options, work.calibration
+    if work.scores is not None:
+        own = partial(_own_scores, work.scores)
+        return lambda subject: own
     if calibration is None or options.criterion not in ("auto", *DATA_CRITERIA):
         return None
     if options.criterion == "auto" and calibration.random:
@@ -123,6 +126,20 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
         return scores
 
     return scores_of
+
+
+def _own_scores(
+    given: Scores, graph: DependencyGraph, names: Sequence[str]
+) -> Mapping[str, np.ndarray]:
+    """What the user's function says. Raises UsageError where a unit has no number."""
+    found = given(graph, names)
+    for name in names:
+        values, size = np.asarray(found.get(name, ())), graph.by_name[name].size
+        if values.shape != (size,) or not np.isfinite(values).all():
+            raise UsageError(
+                f"scores give no finite number for each of the {size} units of '{name}'"
+            )
+    return found
 
 
 def _subject(work: Work) -> Subject:

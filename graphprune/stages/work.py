@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from graphprune.certify.copy_check import CopyCheck
     from graphprune.data.feeds import Calibration
     from graphprune.data.metric import Metric
+    from graphprune.decide import Scores
     from graphprune.distill.report import DistillReport
     from graphprune.measure.latency import Latency
     from graphprune.onnx.runtime import Trial
@@ -91,6 +92,8 @@ class Work:
     options: Options
     progress: Progress
     given: Plan | None = None
+    scores: Scores | None = None
+    """The user's own, in place of those of a criterion."""
     loaded: Loaded | None = None
     original: ir.Model | None = None
     bindings: tuple[Mapping[str, int], ...] = ()
