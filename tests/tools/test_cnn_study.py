@@ -49,7 +49,7 @@ def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
     folder = tmp_path_factory.mktemp("study")
     patch = pytest.MonkeyPatch()
     patch.setattr(cnn_study, "OWN", ("filter zeros",))
-    patch.setattr(cnn_study, "WEIGHTS", ("l1",))
+    patch.setattr(cnn_study, "WEIGHTS", ())
     patch.setattr(cnn_study, "DATA", ("energy",))
     patch.setattr(cnn_study, "FRACTIONS", (0.5,))
     patch.setattr(cnn_study, "CALIBRATED", 64)
@@ -63,7 +63,7 @@ def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
 def test_a_refit_gives_back_what_the_cut_took(study: tuple[dict[str, Any], Path]) -> None:
     records, _ = study
     assert records["original | resnet-fashion"]["accuracy"] > 0.85
-    for criterion in ("l1", "filter zeros", "energy"):
+    for criterion in ("filter zeros", "energy"):
         record = records[f"filters | resnet-fashion | {criterion} | 0.5 | 0"]
         assert record["refitted"] > record["as cut"] + 0.2
         assert record["macs"] == pytest.approx(0.25, abs=0.01)
@@ -141,7 +141,7 @@ def test_what_is_measured_is_not_measured_again(
     for name in ("by_criterion", "by_layer", "costs"):
         monkeypatch.setattr(cnn_study, name, lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(cnn_study, "OWN", ("filter zeros",))
-    monkeypatch.setattr(cnn_study, "WEIGHTS", ("l1",))
+    monkeypatch.setattr(cnn_study, "WEIGHTS", ())
     monkeypatch.setattr(cnn_study, "DATA", ("energy",))
     arguments = ["--folder", str(folder), "--data", str(data)]
     assert cnn_study.main([*arguments, *SMALL]) == records
@@ -154,3 +154,13 @@ def test_a_page_without_a_place(tmp_path: Path) -> None:
         cnn_page.filled("# Title\n", "summary", "x")
     with pytest.raises(UsageError, match="cannot read"):
         cnn_page.write({}, tmp_path / "none.md")
+
+
+def test_rank_correlations_of_few() -> None:
+    up = [1.0, 2.0, 3.0, 4.0, 5.0]
+    rho, p = cnn_page.rank_correlation(up, [10, 20, 30, 40, 50])
+    assert rho == pytest.approx(1)
+    assert p == pytest.approx(2 / 120, rel=0.01)  # this order and its reverse, of all 120
+    rho, p = cnn_page.rank_correlation(up, [2, 5, 1, 4, 3])
+    assert abs(rho) < 0.2
+    assert p > 0.5
