@@ -1,6 +1,6 @@
 """The compile pipeline: one visible tuple of stages, each of which adds to what is known.
 
-load -> run -> survey -> aim -> decide -> rewrite -> certify -> compensate -> measure ->
+load -> run -> shorten -> survey -> aim -> decide -> rewrite -> certify -> compensate -> measure ->
 distill -> evaluate -> report
 """
 
@@ -27,6 +27,7 @@ from graphprune.stages.measure import evaluate_stage, measure_stage, report_stag
 from graphprune.stages.prove import certify_stage, verify
 from graphprune.stages.read import load_stage, resolve, run_stage
 from graphprune.stages.recover import compensate_stage, distill_stage
+from graphprune.stages.shorten import shorten_stage
 from graphprune.stages.survey import survey_stage
 from graphprune.stages.work import Progress, Work
 
@@ -52,6 +53,7 @@ class Result:
 STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
     ("load", load_stage),
     ("run", run_stage),
+    ("shorten", shorten_stage),
     ("survey", survey_stage),
     ("aim", aim_stage),
     ("decide", decide_stage),
@@ -92,7 +94,7 @@ def compile(
     if plan is None and not options.says_what_stays:
         raise UsageError(
             "say what stays: channels=, params=, macs=, latency=, latency_ms=, max_drop=, "
-            "max_divergence=, heads=, head_dims= or a plan"
+            "max_divergence=, layers=, heads=, head_dims= or a plan"
         )
     work = Work(model, options, progress or (lambda *_: None), given=plan)
     for name, stage in STAGES:

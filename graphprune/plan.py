@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,21 @@ class GroupChoice:
 
 
 @dataclass(frozen=True)
+class LinearMap:
+    """A square matrix and a bias over the channels of a tensor.
+
+    Attributes:
+        width: Channels.
+        spatial: Axes behind the channels, which are the second axis; None: channels are the last.
+        dtype: Element type by its numpy name.
+    """
+
+    width: int
+    spatial: int | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
 class LayerCut:
     """A whole layer or residual block that leaves, before anything inside of layers does.
 
@@ -150,21 +165,19 @@ class LayerCut:
         name: Of the layer (`graphprune.analysis.layers`).
         source: The value that comes in; it stands for `output` in what is left.
         output: The value that goes out.
-        linear: The axis of channels, where a linear map stands in between (a square matrix and a
-            bias, the identity until it is fitted); None where nothing does.
+        linear: What stands in between, the identity until it is fitted; None where nothing does.
         score: What removing it cost when it was chosen; None where the choice came from outside.
     """
 
     name: str
     source: str
     output: str
-    linear: int | None = None
+    linear: LinearMap | None = None
     score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One entry of the plan file."""
-        plain = {"name": self.name, "source": self.source, "output": self.output}
-        return {**plain, "linear": self.linear, "score": self.score}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerCut:
@@ -174,7 +187,7 @@ class LayerCut:
             name=str(data["name"]),
             source=str(data["source"]),
             output=str(data["output"]),
-            linear=None if linear is None else int(linear),
+            linear=None if linear is None else LinearMap(**linear),
             score=None if score is None else float(score),
         )
 
