@@ -32,10 +32,11 @@ from graphprune.stages.survey import survey_stage
 from graphprune.stages.work import Progress, Work
 
 if TYPE_CHECKING:
+    from graphprune.analysis.layers import Layer
     from graphprune.damage.result import Sensitivity
     from graphprune.report.model import Report
 
-__all__ = ["Options", "Result", "analyse", "compile", "sensitivity", "verify"]
+__all__ = ["Options", "Result", "analyse", "compile", "layers", "sensitivity", "verify"]
 
 EIGHTHS = tuple(i / 8 for i in range(1, 8))
 """Fractions that `sensitivity` measures."""
@@ -177,3 +178,16 @@ def analyse(model: Any, *, dims: Mapping[str, int] | None = None) -> DependencyG
 
     canonical = canonicalise(load(resolve(model)).model)
     return analyse_graph(canonical, *shape_pair(canonical, *default_bindings(canonical, dims)))
+
+
+def layers(model: Any, *, dims: Mapping[str, int] | None = None) -> tuple[Layer, ...]:
+    """What of a model can leave as a whole: its layers and residual blocks, in order.
+
+    Args:
+        model: As for `compile`.
+        dims: Sizes of dynamic dimensions.
+    """
+    from graphprune.onnx.layers import layers_of
+
+    canonical = canonicalise(load(resolve(model)).model)
+    return layers_of(canonical, shape_pair(canonical, *default_bindings(canonical, dims)))

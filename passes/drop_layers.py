@@ -42,7 +42,7 @@ class DropLayersPass(ir.passes.InPlacePass):
         found = [_found(cut, values) for cut in self.layers]
         order = {node: i for i, node in enumerate(model.graph)}
         found.sort(key=lambda f: order[_maker(f[2])])
-        read_before = read_values(model)
+        read_before = {*read_values(model), *(output for _, _, output in found)}
         names = FreshNames(model)
         stands: dict[ir.Value, ir.Value] = {}
         for cut, source, output in found:

@@ -46,7 +46,7 @@ class Layer:
     """What can leave as a whole.
 
     Attributes:
-        name: From its weights (`encoder.layer.3`), unique in the model.
+        name: From its weights (`encoder.layer.3`), else from `output`; unique in the model.
         source: The value that comes in, and stands for `output` once the layer has left.
         output: The value that goes out, of the same shape and type.
         blocks: Residual blocks that it consists of.
@@ -273,13 +273,11 @@ def _parts(name: str) -> list[str]:
 
 
 def _unique(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Names that tell layers apart: by number where weights do not."""
+    """Names that tell layers apart: by what goes out of them where weights do not."""
     counts = Counter(layer.name for layer in layers)
-    found, number = [], Counter[str]()
-    for layer in layers:
-        name = layer.name or "layer"
-        if not layer.name or counts[layer.name] > 1:
-            name = f"{name}#{number[name]}"
-            number[layer.name or "layer"] += 1
-        found.append(replace(layer, name=name))
-    return tuple(found)
+    return tuple(
+        layer
+        if layer.name and counts[layer.name] == 1
+        else replace(layer, name=f"{layer.name or 'layer'}@{layer.output}")
+        for layer in layers
+    )

@@ -99,6 +99,8 @@ def certificate_line(certificate: Any) -> Text:
     nodes = certificate.get("statistics_nodes") or ()
     how = f"largest difference {error:.1e}" if error is not None else "structure only"
     how = f"({how}, {numbers.plural(bindings, 'set')} of input sizes)"
+    if certificate.get("layers_max_rel_error") is not None:
+        how = f"{how[:-1]}; layers left out: {certificate['layers_max_rel_error']:.1e})"
     if status == "exact":
         return Text.assemble(
             ("Certificate: exact. ", "bold green"),
