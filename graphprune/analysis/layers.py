@@ -30,7 +30,7 @@ class Step:
         outputs: What it makes.
         adds: Whether its first output is the sum of two activations (perhaps with a norm behind it).
         works: Whether it multiplies and adds: a contraction, with or without a weight.
-        owner: A name that tells where it stands: of its weight, else of the node.
+        owner: The name of its weight, which tells where it stands; empty where it has none.
     """
 
     op: str
@@ -157,7 +157,8 @@ class _Graph:
 
     def _closed(self, source: str, total: str) -> _Block | None:
         inside = self._between(source, total)
-        works = [self.steps[i] for i in _bits(inside) if self.steps[i].works]
+        steps = [self.steps[i] for i in _bits(inside)]
+        works = [s for s in steps if s.works]
         if not works:
             return None
         tail = self._tail(total)
@@ -165,7 +166,7 @@ class _Graph:
         for value in tail:
             if self._alike(value, source, total):
                 output = value
-        owners = tuple(s.owner for s in works if s.owner)
+        owners = tuple(s.owner for s in steps if s.owner)
         ops = tuple(sorted(s.op for s in works))
         return _Block(source, total, tail, output, ops, owners, inside)
 

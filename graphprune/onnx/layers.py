@@ -10,8 +10,9 @@ from graphprune.analysis.layers import Layer, Step, find_layers
 from graphprune.onnx.costs import mac_rule
 from graphprune.onnx.operands import op_names
 from graphprune.onnx.shapes import Shapes
+from graphprune.onnx.subject import origins_of
 from graphprune.onnx.trace import captured
-from graphprune.rules.context import is_weight, node_name
+from graphprune.rules.context import is_weight
 from graphprune.rules.registry import no_macs
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -33,6 +34,7 @@ def layers_of(model: ir.Model, shapes: Sequence[Shapes]) -> tuple[Layer, ...]:
 
 
 def _steps(model: ir.Model, shapes: Shapes) -> Iterator[Step]:
+    origins = origins_of(model)
     for node in model.graph:
         reads = [*(v for v in node.inputs if v is not None), *captured(node)]
         active = [v for v in reads if not is_weight(v) and v not in shapes.values]
@@ -47,7 +49,7 @@ def _steps(model: ir.Model, shapes: Shapes) -> Iterator[Step]:
             outputs,
             adds=fused or (ours and node.op_type in _SUMS and len(inputs) == 2),
             works=rule is not None and rule is not no_macs,
-            owner=_owner(node),
+            owner=_owner(node, origins),
         )
         if fused and len(outputs) > _SUM_OUTPUT and outputs[_SUM_OUTPUT]:
             total = (outputs[_SUM_OUTPUT],)
@@ -66,13 +68,16 @@ def _kind_of(node: ir.Node) -> str:
     return f"{node.domain}.{node.op_type}({', '.join(settings)})"
 
 
-def _owner(node: ir.Node) -> str:
-    """The name of a weight, where the exporter kept it; else that of the node."""
+def _owner(node: ir.Node, origins: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    """The name that a weight had in the module, where exporters kept it."""
     for value in node.inputs:
-        name = value.name if value is not None and is_weight(value) else None
-        if name and not name.startswith(_ANONYMOUS):
+        if value is None or not is_weight(value) or value.dtype not in _FLOATS:
+            continue
+        name, _ = origins.get(value.name or "", (value.name or "", ()))
+        size = 0 if value.const_value is None else value.const_value.size
+        if size > 1 and name and not name.startswith(_ANONYMOUS):
             return name
-    return node.name or node_name(node)
+    return ""
 
 
 def _kinds(model: ir.Model, shapes: Sequence[Shapes]) -> Mapping[str, Hashable]:

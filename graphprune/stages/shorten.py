@@ -22,7 +22,7 @@ from graphprune.errors import (
 from graphprune.onnx.shapes import infer_shapes, shape_pair
 from graphprune.options import AUTO, Options
 from graphprune.passes.drop_layers import DropLayersPass
-from graphprune.plan import LayerCut, LinearMap
+from graphprune.plan import LayerCut, LinearMap, Plan
 from graphprune.stages.work import Work
 
 if TYPE_CHECKING:
@@ -36,10 +36,29 @@ _MADE_UP = (
 def shorten_stage(work: Work) -> Work:
     """The model without the layers that leave; nothing where all of them stay."""
     if work.given is not None:
-        return based_on(work, work.given.layers)
+        return based_on(work, _as_here(work, work.given))
     if work.options.layers is None:
         return work
     return _scaled(based_on(*_chosen(work)))
+
+
+def _as_here(work: Work, plan: Plan) -> tuple[LayerCut, ...]:
+    """Layers of a given plan; those of a module's plan are known by their names."""
+    from graphprune.onnx.layers import layers_of
+
+    if not plan.layers or not plan.source_sha256.startswith("torch:"):
+        return plan.layers
+    here = {found.name: found for found in layers_of(work.known_model, work.known_shapes)}
+    missing = [cut.name for cut in plan.layers if cut.name not in here]
+    if missing:
+        raise UsageError(
+            f"the plan drops the layer '{missing[0]}', and the model has none of that name: "
+            "graphprune inspect lists its layers"
+        )
+    return tuple(
+        replace(cut, source=here[cut.name].source, output=here[cut.name].output)
+        for cut in plan.layers
+    )
 
 
 def based_on(work: Work, layers: Sequence[LayerCut]) -> Work:
