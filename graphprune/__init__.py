@@ -3,9 +3,9 @@
     import graphprune
     result = graphprune.compile("model.onnx", channels=0.5)
 
-`compile` prunes, proves and times; `analyse` gives the dependency graph; `Plan` is what was decided;
-`sparsify` sets single weights to zero; `op_rule` registers a rule for an op of your own;
-`graphprune.passes` holds the single passes; `graphprune.torch` does the same for modules.
+`compile` prunes, proves and times; `analyse` gives the dependency graph, `layers` what can leave as a
+whole; `Plan` is what was decided; `sparsify` sets single weights to zero; `op_rule` registers a rule for
+an op of your own; `graphprune.passes` holds the single passes; `graphprune.torch` does the same for modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.options import Options
-    from graphprune.pipeline import Result, analyse, compile, sensitivity, verify
+    from graphprune.pipeline import Result, analyse, compile, layers, sensitivity, verify
     from graphprune.plan import Plan
     from graphprune.rules.registry import op_rule
     from graphprune.sparse.sparsify import sparsify
@@ -29,6 +29,7 @@ _WHERE = {
     "Result": "pipeline",
     "analyse": "pipeline",
     "compile": "pipeline",
+    "layers": "pipeline",
     "op_rule": "rules.registry",
     "sensitivity": "pipeline",
     "sparsify": "sparse.sparsify",
@@ -41,6 +42,7 @@ __all__ = [
     "Result",
     "analyse",
     "compile",
+    "layers",
     "op_rule",
     "sensitivity",
     "sparsify",

@@ -22,6 +22,11 @@ DATA_CRITERIA = ("energy", "activation", "wanda", "flap", "apoz", *GRADIENT_CRIT
 BEST_WITH_DATA = "energy"
 """What `auto` is with calibration inputs (docs/accuracy-criteria.md)."""
 
+LAYER_CRITERIA = ("damage", "cosine")
+"""How whole layers are ranked (`graphprune.damage.layers`)."""
+
+AUTO = "auto"
+
 SCOPES = ("local", "global", "sensitivity")
 BUDGETS = ("channels", "params", "macs", "latency", "latency_ms")
 
@@ -67,6 +72,11 @@ class Options:
         max_drop: Keep the metric of `eval` within this of the original's, the same way.
         heads: Of each attention's heads; None: as `channels`.
         head_dims: Of the dimensions inside heads; None: they are left.
+        layers: Of the model's whole layers and residual blocks, before anything inside of layers
+            leaves; or `auto`: as few leave as `macs` and `params` ask for, and widths stay.
+        layer_criterion: `damage`: to the outputs when the layer is missing, measured anew after each
+            that leaves. `cosine`: between what comes into a layer and what goes out.
+        linear_layers: Put a linear map in place of a layer that leaves; with `calib` it is fitted.
         residual: Include residual widths that run through LayerNorm or RMSNorm.
         only: Globs (or one): leave all groups that none of them names.
         exclude: Globs (or one) of groups to leave.
@@ -104,6 +114,9 @@ class Options:
     scope: str = "local"
     heads: float | None = None
     head_dims: float | None = None
+    layers: float | str | None = None
+    layer_criterion: str = "damage"
+    linear_layers: bool = False
     residual: bool = False
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -144,6 +157,8 @@ class Options:
                     f"group_ratio of {glob!r} is the fraction that remains: {share} is not from "
                     "0 (all of it leaves) to 1"
                 )
+        if self.layers != AUTO:
+            ratios["layers"] = _ratio(self.layers)
         for name, ratio in ratios.items():
             if ratio is not None and not 0 < ratio <= 1:
                 raise UsageError(
@@ -160,6 +175,7 @@ class Options:
         if self.max_drop is not None and self.max_divergence is not None:
             raise UsageError("give one of max_drop and max_divergence, not both")
         self._check_measured()
+        self._check_layers()
         norm_order(self.criterion)
         if self.criterion in DATA_CRITERIA and self.calib is None:
             raise UsageError(
@@ -196,10 +212,31 @@ class Options:
                 "max_divergence is measured on calibration inputs: give calib (--calib)"
             )
 
+    def _check_layers(self) -> None:
+        if self.layer_criterion not in LAYER_CRITERIA:
+            known = ", ".join(LAYER_CRITERIA)
+            raise UsageError(
+                f"layer_criterion '{self.layer_criterion}' is unknown: choose one of {known}"
+            )
+        if self.layers == AUTO and self.macs is None and self.params is None:
+            raise UsageError(
+                "layers 'auto' takes as many out as a budget asks for: give macs or params"
+            )
+        if self.linear_layers and self.layers is None:
+            raise UsageError("linear_layers stand in place of layers that leave: give layers, too")
+
     @property
     def says_what_stays(self) -> bool:
         """Whether anything is to be pruned at all."""
-        given = (*BUDGETS, "heads", "head_dims", "max_divergence", "max_drop", "group_ratio")
+        given = (
+            *BUDGETS,
+            "layers",
+            "heads",
+            "head_dims",
+            "max_divergence",
+            "max_drop",
+            "group_ratio",
+        )
         return any(getattr(self, name) for name in given)
 
     def to_json(self) -> dict[str, Any]:
@@ -227,6 +264,13 @@ def check_reading(
             raise UsageError(f"{name} says how calibration inputs are read: give calib, too")
     if max_length is not None and max_length < 1:
         raise UsageError(f"max_length {max_length} is out of range: at least 1")
+
+
+def _ratio(given: float | str | None) -> float | None:
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        raise UsageError(f"layers is the fraction that remains, or 'auto', not {given!r}") from None
 
 
 def _text(given: Any) -> str | None:

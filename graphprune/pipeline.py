@@ -1,6 +1,6 @@
 """The compile pipeline: one visible tuple of stages, each of which adds to what is known.
 
-load -> run -> survey -> aim -> decide -> rewrite -> certify -> compensate -> measure ->
+load -> run -> shorten -> survey -> aim -> decide -> rewrite -> certify -> compensate -> measure ->
 distill -> evaluate -> report
 """
 
@@ -27,15 +27,17 @@ from graphprune.stages.measure import evaluate_stage, measure_stage, report_stag
 from graphprune.stages.prove import certify_stage, verify
 from graphprune.stages.read import load_stage, resolve, run_stage
 from graphprune.stages.recover import compensate_stage, distill_stage
+from graphprune.stages.shorten import shorten_stage
 from graphprune.stages.survey import survey_stage
 from graphprune.stages.work import Progress, Work
 
 if TYPE_CHECKING:
+    from graphprune.analysis.layers import Layer
     from graphprune.damage.result import Sensitivity
     from graphprune.decide import Scores
     from graphprune.report.model import Report
 
-__all__ = ["Options", "Result", "analyse", "compile", "sensitivity", "verify"]
+__all__ = ["Options", "Result", "analyse", "compile", "layers", "sensitivity", "verify"]
 
 EIGHTHS = tuple(i / 8 for i in range(1, 8))
 """Fractions that `sensitivity` measures."""
@@ -53,6 +55,7 @@ class Result:
 STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
     ("load", load_stage),
     ("run", run_stage),
+    ("shorten", shorten_stage),
     ("survey", survey_stage),
     ("aim", aim_stage),
     ("decide", decide_stage),
@@ -96,7 +99,7 @@ def compile(
     if plan is None and not options.says_what_stays:
         raise UsageError(
             "say what stays: channels=, params=, macs=, latency=, latency_ms=, max_drop=, "
-            "max_divergence=, heads=, head_dims= or a plan"
+            "max_divergence=, layers=, heads=, head_dims= or a plan"
         )
     if scores is not None and (plan is not None or options.criterion != "auto"):
         raise UsageError("scores are in place of a criterion or a plan: give one of them")
@@ -181,3 +184,16 @@ def analyse(model: Any, *, dims: Mapping[str, int] | None = None) -> DependencyG
 
     canonical = canonicalise(load(resolve(model)).model)
     return analyse_graph(canonical, *shape_pair(canonical, *default_bindings(canonical, dims)))
+
+
+def layers(model: Any, *, dims: Mapping[str, int] | None = None) -> tuple[Layer, ...]:
+    """What of a model can leave as a whole: its layers and residual blocks, in order.
+
+    Args:
+        model: As for `compile`.
+        dims: Sizes of dynamic dimensions.
+    """
+    from graphprune.onnx.layers import layers_of
+
+    canonical = canonicalise(load(resolve(model)).model)
+    return layers_of(canonical, shape_pair(canonical, *default_bindings(canonical, dims)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,56 @@ class GroupChoice:
 
 
 @dataclass(frozen=True)
+class LinearMap:
+    """A square matrix and a bias over the channels of a tensor.
+
+    Attributes:
+        width: Channels.
+        spatial: Axes behind the channels, which are the second axis; None: channels are the last.
+        dtype: Element type by its numpy name.
+    """
+
+    width: int
+    spatial: int | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """A whole layer or residual block that leaves, before anything inside of layers does.
+
+    Attributes:
+        name: Of the layer (`graphprune.analysis.layers`).
+        source: The value that comes in; it stands for `output` in what is left.
+        output: The value that goes out.
+        linear: What stands in between, the identity until it is fitted; None where nothing does.
+        score: What removing it cost when it was chosen; None where the choice came from outside.
+    """
+
+    name: str
+    source: str
+    output: str
+    linear: LinearMap | None = None
+    score: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of the plan file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerCut:
+        """The inverse of `to_json`."""
+        linear, score = data.get("linear"), data.get("score")
+        return cls(
+            name=str(data["name"]),
+            source=str(data["source"]),
+            output=str(data["output"]),
+            linear=None if linear is None else LinearMap(**linear),
+            score=None if score is None else float(score),
+        )
+
+
+@dataclass(frozen=True)
 class Unpruned:
     """Something that could not or was not to be pruned: the node that decides it and the reason."""
 
@@ -168,6 +218,7 @@ class Plan:
         binding: The sizes given to dynamic dimensions while planning.
         origins: Initializer that is the transpose of a weight of the source (folded by exporters
             and by graphprune) -> name of that weight, and which of its axes each axis is.
+        layers: Whole layers that leave first; everything above is about the model without them.
     """
 
     source_sha256: str
@@ -178,6 +229,12 @@ class Plan:
     unpruned: tuple[Unpruned, ...] = ()
     binding: Mapping[str, int] = field(default_factory=dict)
     origins: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    layers: tuple[LayerCut, ...] = ()
+
+    @property
+    def cuts_something(self) -> bool:
+        """Whether anything leaves at all."""
+        return bool(self.tensors or self.initializers or self.layers)
 
     def to_json(self) -> dict[str, Any]:
         """The plan file as plain data (docs/plan-format.md)."""
@@ -220,6 +277,7 @@ class Plan:
                 if self.origins
                 else {}
             ),
+            **({"layers": [layer.to_json() for layer in self.layers]} if self.layers else {}),
         }
 
     @classmethod
@@ -266,6 +324,7 @@ class Plan:
                     n: (str(o[0]), tuple(int(a) for a in o[1:]))
                     for n, o in data.get("origins", {}).items()
                 },
+                layers=tuple(LayerCut.from_json(e) for e in data.get("layers", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"damaged plan ({type(error).__name__}: {error})") from error

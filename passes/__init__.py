@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from graphprune.passes.compensate import CompensatePass
     from graphprune.passes.drop_empty import DropEmptyPass
     from graphprune.passes.drop_identity_gathers import DropIdentityGathersPass
+    from graphprune.passes.drop_layers import DropLayersPass
     from graphprune.passes.drop_zero_states import DropZeroStatesPass
     from graphprune.passes.fold_initializers import FoldInitializersPass
     from graphprune.passes.gather_channel_shuffles import GatherChannelShufflesPass
@@ -23,6 +24,7 @@ _WHERE = {
     "CompensatePass": "compensate",
     "DropEmptyPass": "drop_empty",
     "DropIdentityGathersPass": "drop_identity_gathers",
+    "DropLayersPass": "drop_layers",
     "DropZeroStatesPass": "drop_zero_states",
     "FoldInitializersPass": "fold_initializers",
     "GatherChannelShufflesPass": "gather_channel_shuffles",
@@ -35,6 +37,7 @@ __all__ = [
     "CompensatePass",
     "DropEmptyPass",
     "DropIdentityGathersPass",
+    "DropLayersPass",
     "DropZeroStatesPass",
     "FoldInitializersPass",
     "GatherChannelShufflesPass",

@@ -28,7 +28,7 @@ from graphprune.errors import UsageError
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, shape_pair
 from graphprune.passes.sizes import SizeWriter
-from graphprune.plan import Cut, Plan, pruned_shape, take
+from graphprune.plan import Cut, LayerCut, Plan, pruned_shape, take
 from graphprune.rules.context import is_weight, node_name
 from graphprune.rules.registry import registry
 from graphprune.rules.resize import Resize
@@ -61,6 +61,13 @@ class PrunePass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Shorten the model. Raises UsageError where the plan names what is not there."""
+        there = {v.name for node in model.graph for v in node.outputs}
+        for cut in self.plan.layers:
+            if cut.linear is None and cut.output in there and not _handed_on(model, cut):
+                raise UsageError(
+                    f"the plan drops the layer '{cut.name}', which the model still has: run "
+                    "DropLayersPass(plan.layers) first"
+                )
         if not self.plan.tensors and not self.plan.initializers:
             return ir.passes.PassResult(model, modified=False)
         if self.shapes is not None:
@@ -267,6 +274,13 @@ class _Rewrite:
             for cut in cuts:
                 entries[cut.axis] = None if cut.dynamic else cut.count
             value.shape = ir.Shape(entries)
+
+
+def _handed_on(model: ir.Model, cut: LayerCut) -> bool:
+    """Whether an output of the graph is what came into a layer that left."""
+    outputs = [v for v in model.graph.outputs if v.name == cut.output]
+    maker = outputs[0].producer() if outputs else None
+    return maker is not None and maker.op_type == "Identity"
 
 
 def _check_sizes(name: str, cuts: Sequence[Cut], dims: tuple[int, ...] | None) -> None:

@@ -44,6 +44,7 @@ LAYERS = (
     "vocabulary",
     "certify",
     "onnx.subject",
+    "onnx.layers",
     "damage",
     "latency",
     "report",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from graphprune.data.padding import in_turns
 from tools import real_data
 from tools.accuracy_case import Case, Feeds, Run, Scores, stored
 
@@ -28,22 +28,17 @@ def tokenizer(packages: Path) -> object:
     return found
 
 
-def even_feeds(ids: Sequence[Sequence[int]], size: int) -> list[Feeds]:
-    """Texts of the same number of tokens, up to `size` together: nothing is padded."""
-    by_length: dict[int, list[Sequence[int]]] = defaultdict(list)
-    feeds = []
-    for row in ids:
-        same = by_length[len(row)]
-        same.append(row)
-        if len(same) == size:
-            feeds.append(_feed(same))
-            same.clear()
-    return feeds + [_feed(same) for same in by_length.values() if same]
+def padded_feeds(ids: Sequence[Sequence[int]], size: int) -> list[Feeds]:
+    """Up to `size` texts together, those of about the same length, as graphprune batches texts."""
+    return [_feed(batch) for batch in in_turns(ids, len, size)]
 
 
 def _feed(rows: Sequence[Sequence[int]]) -> Feeds:
-    ids = np.array(rows, np.int64)
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    width = max(len(row) for row in rows)
+    mask = np.array([[i < len(row) for i in range(width)] for row in rows], np.int64)
+    ids = np.zeros_like(mask)
+    ids[mask == 1] = np.concatenate(rows)
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def embeddings(run: Run, ids: Sequence[Sequence[int]], output: str) -> np.ndarray:
@@ -81,8 +76,7 @@ def _case(name: str, path: Path, output: str, packages: Path, cache: Path) -> Ca
             for _, text in real_data.rated(packages, kind)
         ]
         order = np.random.default_rng(seed).permutation(len(rows))[:count]
-        feeds = even_feeds(ids([rows[i] for i in order]), 8)
-        return [feeds[i] for i in np.random.default_rng(seed).permutation(len(feeds))]
+        return padded_feeds(ids([rows[i] for i in order]), 8)
 
     def score(run: Run) -> Scores:
         random = np.random.default_rng(0)

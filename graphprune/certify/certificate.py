@@ -46,6 +46,8 @@ class Certificate:
         level: How much was checked: `full`, `layerwise` or `structural`.
         copy_max_rel_error: Largest relative error of an output of the unmasked original, in its
             canonical form, against the model as it was given; None where that was not run.
+        layers_max_rel_error: The same of the model without the layers that left, against the original
+            with what came into them in place of what went out; None: none left, or nothing was run.
     """
 
     status: Status
@@ -61,6 +63,7 @@ class Certificate:
     checked_structure: int = 0
     level: Level = "full"
     copy_max_rel_error: float | None = None
+    layers_max_rel_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report's `certificate`."""
@@ -72,6 +75,7 @@ class Certificate:
             "tensor_max_abs_error": self.tensor_max_abs_error,
             "tensor_max_rel_error": self.tensor_max_rel_error,
             "copy_max_rel_error": self.copy_max_rel_error,
+            "layers_max_rel_error": self.layers_max_rel_error,
             "bindings": [dict(sorted(b.items())) for b in self.bindings],
             "statistics_nodes": list(self.statistics_nodes),
             "checked_tensors": self.checked_tensors,
@@ -208,7 +212,7 @@ def _structural_weak(structure: Structure) -> list[str]:
 def _weak(original: ir.Model, plan: Plan, findings: Findings) -> tuple[str, ...]:
     """One sentence for everything that agreed without proving much."""
     tally, weak = findings.tally, []
-    if not plan.tensors and not plan.initializers:
+    if not plan.cuts_something:
         weak.append("the plan removes nothing")
     dead = {n: why for n, why in tally.lifeless.items() if n not in tally.alive}
     affected = downstream(original.graph, plan.tensors, {u.node for u in plan.initializers})

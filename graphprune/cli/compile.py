@@ -8,7 +8,7 @@ from graphprune.cli import data_options as data
 from graphprune.cli import options as opt
 from graphprune.cli.produce import produce
 from graphprune.errors import UsageError
-from graphprune.options import BUDGETS, SCOPES
+from graphprune.options import BUDGETS, LAYER_CRITERIA, SCOPES
 
 
 def _number(name: str, text: str, panel: str) -> Any:
@@ -33,6 +33,16 @@ def compile_(
     latency_ms: data.LatencyMs = None,
     max_drop: data.MaxDrop = None,
     max_divergence: data.MaxDivergence = None,
+    layers: Annotated[
+        str | None,
+        opt.option(
+            "--layers",
+            "R|auto",
+            "Keep this fraction of the whole layers and residual blocks; auto: as few leave as --macs "
+            "or --params ask for.",
+            opt.STAYS,
+        ),
+    ] = None,
     heads: Annotated[
         float | None,
         _number("--heads", "Keep this fraction of each attention's heads.", opt.STAYS),
@@ -60,6 +70,23 @@ def compile_(
             opt.STAYS,
         ),
     ] = "auto",
+    layer_criterion: Annotated[
+        str,
+        opt.option(
+            "--layer-criterion",
+            "damage|cosine",
+            "Layers leave by what that does to the outputs, or by how little they change.",
+            opt.WHAT,
+        ),
+    ] = "damage",
+    linear_layers: Annotated[
+        bool,
+        opt.flag(
+            "--linear-layers",
+            "Put a linear map in place of each layer that leaves; --calib fits it.",
+            opt.WHAT,
+        ),
+    ] = False,
     criterion: opt.Criterion = "auto",
     scope: Annotated[
         str,
@@ -137,6 +164,9 @@ def compile_(
         "max_drop": max_drop,
         "max_divergence": max_divergence,
         "ratios_from": ratios_from,
+        "layers": opt.layers(layers),
+        "layer_criterion": opt.choice(layer_criterion, LAYER_CRITERIA, "--layer-criterion"),
+        "linear_layers": linear_layers,
         "heads": opt.ratio(heads, "--heads"),
         "head_dims": opt.ratio(head_dims, "--head-dims"),
         "group_ratio": opt.group_ratios(group_ratio),
@@ -179,7 +209,7 @@ def _check_budget(settings: dict[str, Any], plan: str | None) -> None:
         return ["--" + n.replace("_", "-") for n in names if settings[n] not in (None, ())]
 
     budgets = given(*BUDGETS)
-    others = given("max_drop", "max_divergence", "heads", "head_dims", "group_ratio")
+    others = given("max_drop", "max_divergence", "layers", "heads", "head_dims", "group_ratio")
     if settings["channels"] is not None and len(budgets) > 1:
         raise UsageError(f"{' and '.join(budgets)} exclude each other: give one of them")
     if plan is not None and budgets + others:
@@ -188,5 +218,5 @@ def _check_budget(settings: dict[str, Any], plan: str | None) -> None:
         raise UsageError(
             "say how much stays: --channels R (of each group), --params R, --macs R or --latency R "
             "(of the whole model), --max-drop X with --eval, --max-divergence X with --calib, "
-            "--heads R, --head-dims R, --group-ratio GLOB=R, or --plan FILE"
+            "--layers R, --heads R, --head-dims R, --group-ratio GLOB=R, or --plan FILE"
         )

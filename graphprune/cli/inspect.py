@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,9 +46,10 @@ def inspect(
     check_outputs(source, files, overwrite)
     with reserved_stdout(), Stages() as stages:
         stages("analyse")
-        from graphprune.pipeline import analyse
+        from graphprune.pipeline import analyse, layers
 
         graph = analyse(source, dims=dims)
+        whole = layers(source, dims=dims)
         if graphml:
             _write_graphml(graph, Path(graphml))
         text = _dot(graph) if dot else ""
@@ -56,11 +58,12 @@ def inspect(
     if dot == "-":
         print(text, end="")
     elif as_json:
-        print(json.dumps(graph.to_json(), indent=1, sort_keys=True))
+        plain = {**graph.to_json(), "layers": [asdict(layer) for layer in whole]}
+        print(json.dumps(plain, indent=1, sort_keys=True))
     else:
         from graphprune.report.inspection import print_groups
 
-        print_groups(stdout(), model, graph)
+        print_groups(stdout(), model, graph, whole)
 
 
 def _dot(graph: DependencyGraph) -> str:

@@ -95,6 +95,17 @@ def ratio(value: float | None, option: str) -> float | None:
     return value
 
 
+def layers(text: str | None) -> float | str | None:
+    """A fraction that remains, or `auto`. Raises UsageError for anything else."""
+    if text is None or text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"--layers {text!r} is neither a fraction nor 'auto'") from None
+    return ratio(value, "--layers")
+
+
 def at_least(value: int, least: int, option: str) -> int:
     """A count. Raises UsageError below `least`."""
     if value < least:

@@ -97,7 +97,7 @@ def find_targets(
     targets: list[Target] = []
     left: list[str] = []
     for node in model.graph:
-        touched = any(
+        touched = _rewired(node, before) or any(
             v is not None and not is_weight(v) and (v in changed or (v.name or "") in plan.tensors)
             for v in node.inputs
         )
@@ -115,6 +115,22 @@ def find_targets(
         elif node.op_type in _LINEAR and any(map(_is_matrix, node.inputs[1:])):
             left.append(node.name or node.outputs[0].name or node.op_type)
     return targets, left
+
+
+def _rewired(node: ir.Node, before: Mapping[str, ir.Node]) -> bool:
+    """Whether a node reads another activation than in the original: a layer in front of it left."""
+    old = before.get(node_name(node))
+    if old is None:
+        return True
+    pairs = zip(node.inputs, old.inputs, strict=False)
+    return any(
+        a is not None
+        and b is not None
+        and not is_weight(a)
+        and not is_weight(b)
+        and a.name != b.name
+        for a, b in pairs
+    )
 
 
 def _is_matrix(value: ir.Value | None) -> bool:

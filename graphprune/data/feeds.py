@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.data.noise import WARNING, is_random
+from graphprune.data.padding import evened
 from graphprune.data.source import Array, Feed, Reading, Stack, read_source
 from graphprune.errors import UsageError
 from graphprune.onnx.bindings import real_inputs
@@ -76,7 +77,7 @@ def read_calibration(
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
 ) -> Calibration:
-    """Batches for `model`, checked.
+    """Batches for `model`, checked, with as little padding as may be (`graphprune.data.padding`).
 
     Args:
         source: See `graphprune.data.source`.
@@ -105,6 +106,10 @@ def read_calibration(
             left -= batch.samples
         if left <= 0:
             break
+    if all(_divisible(b.feeds, inputs) for b in batches):
+        even = evened(model, [b.feeds for b in batches], size)
+        if even is not None:
+            batches = [Batch(f, len(next(iter(f.values())))) for f in even]
     if len(batches) < LEAST:  # few samples: one a batch, so that there is something to hold out
         batches = [single for batch in batches for single in _singles(batch, inputs)]
     if len(batches) < LEAST:

@@ -104,7 +104,8 @@ def read_source(source: Any, model: ir.Model, reading: Reading) -> Iterator[Stac
     elif texts and reading.tokenizer is not None:
         assert path is not None
         tokenizer = Path(reading.tokenizer)
-        for feed in text_feeds(path, tokenizer, model, reading.max_length, reading.step):
+        length, count = reading.max_length, reading.samples
+        for feed in text_feeds(path, tokenizer, model, length, reading.step, count):
             yield Stack(feed, str(path))
     elif isinstance(source, str) and path is None and ":" in source:
         yield from _feeds(import_callable(source, "calibration source"), source)

@@ -1,8 +1,9 @@
 """A text file, one text a line, as calibration inputs of a model that takes token ids.
 
 The tokenizer is a `tokenizer.json` of the `tokenizers` library. Which input is which is read from
-their names: ids, mask, token types, positions; the only input of a model is its ids. Texts of a
-batch are padded to the longest of them, or to the model's length where that is fixed.
+their names: ids, mask, token types, positions; the only input of a model is its ids. Texts of about
+the same length share a batch (`graphprune.data.padding`) and are padded to the longest of them, or
+to the model's length where that is fixed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.data.imported import line_of
+from graphprune.data.padding import in_turns
 from graphprune.errors import UsageError
 from graphprune.onnx.bindings import real_inputs
 from graphprune.onnx.feeds import index_range
@@ -50,14 +53,18 @@ class _Reader:
     names: tuple[str, str]
     """Of the text file and the tokenizer file, for messages."""
 
-    def feed(self, lines: Sequence[tuple[int, str]]) -> dict[str, Array]:
-        encoded = self.encode([line for _, line in lines])
-        width = self.fixed or max(1, *(len(e.ids) for e in encoded))
-        shape = (len(lines), width)
+    def encoded(self, lines: Sequence[tuple[int, str]]) -> list[Any]:
+        found = self.encode([line for _, line in lines])
+        for (number, _), one in zip(lines, found, strict=True):
+            self._check(number, one)
+        return found
+
+    def feed(self, encoded: Sequence[Any]) -> dict[str, Array]:
+        width = self.fixed or max(len(e.ids) for e in encoded)
+        shape = (len(encoded), width)
         ids, mask = np.full(shape, self.pad, np.int64), np.zeros(shape, np.int64)
         types = np.zeros(shape, np.int64)
-        for row, (number, _), one in zip(range(len(lines)), lines, encoded, strict=True):
-            self._check(number, one)
+        for row, one in enumerate(encoded):
             n = len(one.ids)
             span = slice(width - n, width) if self.left else slice(0, n)
             ids[row, span], mask[row, span], types[row, span] = one.ids, 1, one.type_ids
@@ -82,9 +89,9 @@ class _Reader:
 
 
 def text_feeds(
-    path: Path, tokenizer: Path, model: ir.Model, max_length: int | None, step: int
+    path: Path, tokenizer: Path, model: ir.Model, max_length: int | None, step: int, count: int
 ) -> Iterator[dict[str, Array]]:
-    """Inputs of the model for `step` lines each; empty lines are left out.
+    """Inputs of the model for `step` texts of about the same length each; empty lines are left out.
 
     Args:
         path: UTF-8, one text a line.
@@ -92,20 +99,16 @@ def text_feeds(
         model: Its inputs say what is wanted.
         max_length: Tokens of a text at most; None: as the model's shape or the tokenizer says, else
             `LONGEST`.
-        step: Lines in one batch.
+        step: Texts in one batch.
+        count: As many texts from the start of the file are taken, at most.
 
     Raises:
         UsageError: The library is missing, a file cannot be read, an input is none that a tokenizer
             gives, the tokenizer does not fit.
     """
     reader = _reader(path, tokenizer, model, max_length)
-    batch: list[tuple[int, str]] = []
-    for line in _lines(path):
-        batch.append(line)
-        if len(batch) == step:
-            yield reader.feed(batch)
-            batch = []
-    if batch:
+    encoded = reader.encoded(list(islice(_lines(path), count)))
+    for batch in in_turns(encoded, lambda one: len(one.ids), step):
         yield reader.feed(batch)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphprune.onnx.channels import LAYERS, channels_first
 from graphprune.onnx.operands import op_names
 from graphprune.onnx.shapes import infer_shapes
 from graphprune.plan import Cut, Plan
@@ -23,9 +24,6 @@ MOST = 12
 FEW = 4
 """With fewer block outputs than this, outputs of layers are added."""
 
-_LAYERS = op_names(
-    "Conv ConvTranspose Gemm MatMul Einsum LSTM GRU RNN FusedMatMul FusedConv FusedGemm"
-)
 _SUMS = op_names("Add SkipLayerNormalization SkipSimplifiedLayerNormalization")
 _SATURATING = op_names("Softmax LogSoftmax Sigmoid")
 _VIEWS = op_names("Identity Squeeze Unsqueeze Reshape Flatten Transpose")
@@ -67,7 +65,7 @@ def find_matches(original: ir.Model, pruned: ir.Model, plan: Plan) -> tuple[Matc
             return None
         if known.dtypes.get(value) not in _FLOATS or is_weight(value):
             return None
-        axis = cuts[0].axis if cuts else (1 if _is_convolved(value) else len(dims) - 1)
+        axis = cuts[0].axis if cuts else (1 if channels_first(value) else len(dims) - 1)
         return Match(name, cuts, axis, output)
 
     outputs = [match(before_saturation(v), True) or match(v, True) for v in original.graph.outputs]
@@ -106,22 +104,11 @@ def before_saturation(value: ir.Value) -> ir.Value:
     return value
 
 
-def _is_convolved(value: ir.Value) -> bool:
-    """Whether channels are the second axis, by the layer that is nearest in front."""
-    node = value.producer()
-    while node is not None and node.op_type not in _LAYERS:
-        if node.op_type in ("Reshape", "Flatten", "Transpose") or not node.inputs:
-            return False
-        source = node.inputs[0]
-        node = None if source is None else source.producer()
-    return node is not None and "Conv" in node.op_type
-
-
 def _layers(model: ir.Model) -> list[ir.Value]:
     """Outputs of layers with weights; of a MatMul with the bias behind it."""
     found = []
     for node in model.graph:
-        if node.op_type not in _LAYERS or not any(map(_is_weight, node.inputs)):
+        if node.op_type not in LAYERS or not any(map(_is_weight, node.inputs)):
             continue
         value = node.outputs[0]
         uses = list(value.uses())
@@ -143,7 +130,7 @@ def _blocks(model: ir.Model, dims: Mapping[ir.Value, tuple[int, ...]]) -> list[i
     for node in model.graph:
         inputs = [v for v in node.inputs if v is not None and not is_weight(v)]
         behind = frozenset[ir.Node]().union(*(layers.get(v, frozenset()) for v in inputs))
-        here = frozenset([node]) if node.op_type in _LAYERS else behind
+        here = frozenset([node]) if node.op_type in LAYERS else behind
         layers.update(dict.fromkeys(node.outputs, here))
         if node.op_type in _SUMS and len(inputs) >= 2:
             a, b = inputs[:2]

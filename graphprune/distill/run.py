@@ -127,11 +127,12 @@ def _distill(
 ) -> tuple[ir.Model, DistillReport]:
     import torch
 
+    from graphprune.data.padding import find_padding
     from graphprune.distill.checkpoints import Checkpoints
     from graphprune.distill.equal import require_equal
     from graphprune.distill.matches import find_matches
     from graphprune.distill.module import OnnxModule
-    from graphprune.distill.samples import find_padding, make_steps
+    from graphprune.distill.samples import make_steps
     from graphprune.distill.teacher import Teacher
     from graphprune.distill.train import Recipe, Training
 
@@ -141,7 +142,7 @@ def _distill(
     if not student.weights:
         raise UnsupportedModelError("the pruned graph has no floating-point weight to train")
     learn, held = _parts(calibration)
-    padding = find_padding(original, [*learn, *held])
+    padding = find_padding(original, [b.feeds for b in (*learn, *held)])
     size, usual = _kind(student)
     size = _fitting(size, original, plan)
     matches = find_matches(original, pruned, plan)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.data.feeds import Batch
+from graphprune.data.padding import Padding, stacked, stacks_with, trimmed
 from graphprune.onnx.bindings import dim_names, real_inputs
 
 Array = np.ndarray[Any, Any]
@@ -43,33 +44,6 @@ Step = tuple[Group, ...]
 """What one step of training sees."""
 
 
-@dataclass(frozen=True, eq=False)
-class Padding:
-    """How a model is told of padding.
-
-    Attributes:
-        mask: The input that holds 1 for what counts.
-        inputs: All inputs that have its length as second axis.
-    """
-
-    mask: str
-    inputs: frozenset[str]
-
-
-def find_padding(model: ir.Model, batches: Sequence[Batch]) -> Padding | None:
-    """The input that masks padding: two axes, of 0 and 1, with "mask" in its name."""
-    dims = {v.name or "": dim_names(v) for v in real_inputs(model)}
-    for name, own in dims.items():
-        if "mask" not in name.lower() or own is None or len(own) != 2 or isinstance(own[1], int):
-            continue
-        arrays = [b.feeds[name] for b in batches if name in b.feeds]
-        if all(((a == 0) | (a == 1)).all() and (a[:, 0] == 1).all() for a in arrays):
-            shapes = [{n: a.shape[:2] for n, a in b.feeds.items() if a.ndim == 2} for b in batches]
-            alike = {n for n in dims if all(s.get(n) == s[name] for s in shapes)}
-            return Padding(name, frozenset(alike))
-    return None
-
-
 def make_steps(
     model: ir.Model,
     batches: Sequence[Batch],
@@ -94,15 +68,17 @@ def make_steps(
     for batch in batches:
         for i in range(batch.samples):
             sample = {n: a[i : i + 1] for n, a in batch.feeds.items()}
-            sample = _trimmed(sample, padding)
-            key = (len(buckets),) if ordered else _key(sample, padding)
+            sample = trimmed(sample, padding)
+            key = (len(buckets),) if ordered else stacks_with(sample, padding)
             buckets.setdefault(key, []).append(sample)
     steps: list[Step] = []
     for samples in buckets.values():
         if padding is not None:
             samples = sorted(samples, key=lambda s: s[padding.mask].shape[1])
         for i in range(0, len(samples), size):
-            steps.append((_stacked(samples[i : i + size], padding),))
+            part = samples[i : i + size]
+            feeds = stacked(part, padding)
+            steps.append((Group(feeds, _mask_of(feeds, padding), len(part)),))
     return steps
 
 
@@ -113,30 +89,6 @@ def _stackable(model: ir.Model, batches: Sequence[Batch]) -> bool:
         if not dims or isinstance(dims[0], int):
             return False
     return all(a.ndim and len(a) == b.samples for b in batches for a in b.feeds.values())
-
-
-def _trimmed(sample: dict[str, Array], padding: Padding | None) -> dict[str, Array]:
-    if padding is None:
-        return sample
-    length = int(np.flatnonzero(sample[padding.mask][0])[-1]) + 1
-    return {n: a[:, :length] if n in padding.inputs else a for n, a in sample.items()}
-
-
-def _key(sample: Mapping[str, Array], padding: Padding | None) -> tuple[Any, ...]:
-    """What must be equal for two samples to be stacked."""
-    free = padding.inputs if padding is not None else frozenset[str]()
-    return tuple((n, a.shape[2:] if n in free else a.shape[1:]) for n, a in sample.items())
-
-
-def _stacked(samples: Sequence[Mapping[str, Array]], padding: Padding | None) -> Group:
-    feeds: dict[str, Array] = {}
-    for name in samples[0]:
-        arrays = [s[name] for s in samples]
-        if padding is not None and name in padding.inputs:
-            longest = max(a.shape[1] for a in arrays)
-            arrays = [np.pad(a, ((0, 0), (0, longest - a.shape[1]))) for a in arrays]
-        feeds[name] = np.concatenate(arrays)
-    return Group(feeds, _mask_of(feeds, padding), len(samples))
 
 
 def _mask_of(feeds: Mapping[str, Array], padding: Padding | None) -> Array | None:

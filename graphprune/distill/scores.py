@@ -223,12 +223,13 @@ def _slices(module: OnnxModule, graph: DependencyGraph, group: Group) -> tuple[_
 
 def _samples(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
     """One sample a call, padding taken off, as far as the model's batch is open."""
-    from graphprune.distill.samples import find_padding, make_steps
+    from graphprune.data.padding import find_padding
+    from graphprune.distill.samples import make_steps
 
     batches = [
         Batch(dict(f), max((len(a) for a in f.values() if a.ndim), default=1)) for f in feeds
     ]
-    padding = find_padding(model, batches)
+    padding = find_padding(model, [b.feeds for b in batches])
     return [g.feeds for step in make_steps(model, batches, 1, padding, ordered=True) for g in step]
 
 

@@ -64,6 +64,7 @@ def build_report(
         drift=drift,
         distillation=distillation,
         search=search,
+        layers=plan.layers,
     )
 
 

@@ -14,10 +14,13 @@ from graphprune.report.terminal import indented, plain_table, reasons, shorten, 
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.groups import Group
+    from graphprune.analysis.layers import Layer
 
 
-def print_groups(console: Console, source: str, graph: DependencyGraph) -> None:
-    """Every group with its size, what it runs through and what binds it; then what is pinned."""
+def print_groups(
+    console: Console, source: str, graph: DependencyGraph, layers: Sequence[Layer] = ()
+) -> None:
+    """Every group with its size, what it runs through and what binds it; whole layers; what is pinned."""
     units = sum(group.size for group in graph.groups)
     head = f"{numbers.plural(len(graph.groups), 'group')}, {numbers.plural(units, 'unit')}"
     table = plain_table()
@@ -37,6 +40,10 @@ def print_groups(console: Console, source: str, graph: DependencyGraph) -> None:
             Text(_remarks(group), "dim"),
         )
     parts: list[Any] = [title(source.rsplit("/", 1)[-1], head), Text(), indented(table)]
+    if layers:
+        whole = numbers.plural(len(layers), "whole layer")
+        names = Text(", ".join(layer.name for layer in layers))
+        parts += [Text(), title("can leave with --layers", whole), indented(names)]
     if graph.unpruned:
         places = numbers.plural(len(graph.unpruned), "place")
         parts += [Text(), title("cannot be pruned", places), indented(reasons(graph.unpruned))]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.measure.latency import Latency
-from graphprune.plan import Unpruned
+from graphprune.plan import LayerCut, Unpruned
 
 FORMAT = 1
 
@@ -121,6 +121,7 @@ class Report:
         metric: Accuracy or the like before and after, where labelled data was at hand.
         drift: What compensation did, None without calibration inputs.
         distillation: `DistillReport.to_json()`, None where nothing was trained.
+        layers: Whole layers that left: `name`, `source`, `output`, `linear`, `score`.
         search: How a goal (time, accuracy, divergence) was reached: `goal`, `target`,
             `reached` and `tries`.
     """
@@ -142,6 +143,7 @@ class Report:
     drift: DriftReport | None = None
     distillation: Mapping[str, Any] | None = None
     search: Mapping[str, Any] | None = None
+    layers: tuple[LayerCut, ...] = ()
 
     @property
     def speedup(self) -> float | None:
@@ -162,6 +164,7 @@ class Report:
             "speedup": self.speedup,
             "latency": None if self.latency is None else self.latency.to_json(),
             "certificate": None if self.certificate is None else dict(self.certificate),
+            "layers": [cut.to_json() for cut in self.layers],
             "groups": [
                 {
                     "name": g.name,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprune.measure.latency import Latency
-from graphprune.plan import Unpruned
+from graphprune.plan import LayerCut, Unpruned
 from graphprune.report import numbers
 from graphprune.report.model import DriftReport, GroupReport, Metric, Report
 
@@ -39,6 +39,9 @@ def print_report(console: Console, report: Report, next_steps: Sequence[str] = (
         parts.append(indented(search_line(report.search)))
     if report.distillation is not None:
         parts.append(indented(distillation_line(report.distillation)))
+    if report.layers:
+        parts += [Text(), title("left out", numbers.plural(len(report.layers), "layer"))]
+        parts.append(indented(layer_lines(report.layers)))
     if report.groups:
         parts += [Text(), title("pruned", numbers.plural(len(report.groups), "group"))]
         parts.append(indented(_groups(report.groups, arrow, console.width)))
@@ -96,6 +99,8 @@ def certificate_line(certificate: Any) -> Text:
     nodes = certificate.get("statistics_nodes") or ()
     how = f"largest difference {error:.1e}" if error is not None else "structure only"
     how = f"({how}, {numbers.plural(bindings, 'set')} of input sizes)"
+    if certificate.get("layers_max_rel_error") is not None:
+        how = f"{how[:-1]}; layers left out: {certificate['layers_max_rel_error']:.1e})"
     if status == "exact":
         return Text.assemble(
             ("Certificate: exact. ", "bold green"),
@@ -162,6 +167,18 @@ def distillation_line(done: Mapping[str, Any]) -> Text:
         f"Squared error of the outputs on {held}, over their variance: {done['start']:.3g} before, "
         f"{done['best']:.3g} after.",
     )
+
+
+def layer_lines(layers: Sequence[LayerCut]) -> Table:
+    """Layers that left, and what stands in their place."""
+    table = plain_table(header=False)
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
+    for cut in layers:
+        score = "" if cut.score is None else f"score {cut.score:.3g}"
+        notes = [score, "a linear map in its place" if cut.linear is not None else ""]
+        table.add_row(Text(cut.name), Text(", ".join(n for n in notes if n), "dim"))
+    return table
 
 
 def reasons(unpruned: Iterable[Unpruned]) -> Table:

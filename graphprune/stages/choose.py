@@ -35,14 +35,14 @@ def decide_stage(work: Work) -> Work:
     from graphprune.onnx.subject import decide_model
 
     plan, graph = decide_model(
-        work.known_model,
-        work.known_shapes,
+        work.base_model,
+        work.base_sizes,
         work.options,
         work.loaded.sha256,
         work.progress,
         measured=_measured(work),
     )
-    return replace(work, plan=plan, graph=graph)
+    return replace(work, plan=replace(plan, layers=work.layers), graph=graph)
 
 
 def _measured(work: Work) -> Measured:
@@ -85,7 +85,7 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
 
         def scores(graph: DependencyGraph, names: Sequence[str]) -> Mapping[str, np.ndarray]:
             key = tuple((name, graph.by_name[name].units.tobytes()) for name in names)
-            if subject.model is work.known_model and key in work.scored:
+            if subject.model is work.base_model and key in work.scored:
                 return work.scored[key]
             work.progress("score")
             weights, report = subject.weight, partial(work.progress, "score")
@@ -119,7 +119,7 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
                 raise UsageError(
                     f"the model does not run on the calibration inputs: {error}"
                 ) from error
-            if subject.model is work.known_model:
+            if subject.model is work.base_model:
                 work.scored[key] = found
             return found
 
@@ -146,7 +146,7 @@ def _subject(work: Work) -> Subject:
     from graphprune.onnx.subject import OnnxSubject
 
     assert work.loaded is not None
-    return OnnxSubject(work.known_model, work.known_shapes, work.loaded.sha256)
+    return OnnxSubject(work.base_model, work.base_sizes, work.loaded.sha256)
 
 
 def _of_module(work: Work, plan: Plan) -> Plan:
@@ -174,8 +174,8 @@ def rewrite_stage(work: Work) -> Work:
 
     def again(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
         return decide_model(
-            work.known_model,
-            work.known_shapes,
+            work.base_model,
+            work.base_sizes,
             work.options,
             sha256,
             work.progress,
@@ -183,15 +183,16 @@ def rewrite_stage(work: Work) -> Work:
             _measured(work),
         )
 
-    bindings = [s.binding for s in work.known_shapes]
-    plan, graph, pruned = rewrite(work.known_model, bindings, work.known_plan, work.graph, again)
+    bindings = [s.binding for s in work.base_sizes]
+    plan, graph, pruned = rewrite(work.base_model, bindings, work.known_plan, work.graph, again)
+    plan = replace(plan, layers=work.layers)
     _require_something(plan, work.options)
     StampPass(plan)(pruned)
     return replace(work, plan=plan, graph=graph, pruned=pruned)
 
 
 def _require_something(plan: Plan, options: Options) -> None:
-    if plan.tensors or plan.initializers or options.allow_slower:
+    if plan.cuts_something or options.allow_slower:
         return
     reasons = list(dict.fromkeys(f"{u.node}: {u.reason}" for u in plan.unpruned))[:3]
     text = "; ".join(reasons) or "no weight of the model carries channels that could leave"

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 def certify_stage(work: Work) -> Work:
     """Prove it. Raises CertificateError, naming the first node that differs."""
-    if not work.options.verify or not work.known_plan.tensors:
+    if not work.options.verify or not work.known_plan.cuts_something:
         return work
     from graphprune.certify.certificate import certify
     from graphprune.certify.copy_check import with_copy
+    from graphprune.certify.shortened import with_layers
 
     work = _compare_copy(work)
     certificate = certify(
-        work.known_model,
+        work.base_model,
         work.result,
         work.known_plan,
         bindings=work.bindings,
@@ -41,7 +42,7 @@ def certify_stage(work: Work) -> Work:
         )
     if work.copied is not None:
         certificate = with_copy(certificate, work.copied)
-    return replace(work, certificate=certificate)
+    return replace(work, certificate=with_layers(certificate, work.shortened))
 
 
 def _compare_copy(work: Work) -> Work:
@@ -88,6 +89,7 @@ def verify(
     """
     from graphprune.certify.certificate import certify
     from graphprune.certify.copy_check import check_copy, require_copy, with_copy
+    from graphprune.certify.shortened import with_layers
     from graphprune.onnx.runtime import find_trials
 
     if plan is None:
@@ -103,7 +105,15 @@ def verify(
             "the pruned model was refitted to calibration inputs after it was proven, so that its "
             "weights are not those of the original: verify what compile makes without --calib"
         )
-    model = canonicalise(loaded.model)
+    model = whole = canonicalise(loaded.model)
+    shortened = None
+    if plan.layers:
+        from graphprune.stages.shorten import proven, without
+
+        model = without(whole, plan.layers)
+        large = read.weight_bytes(whole) > read.RUN_LIMIT
+        feeds = [] if large else [t.feeds for t in find_trials(whole, dims, seed)]
+        shortened = proven(whole, model, plan.layers, feeds)
     bindings: Sequence[Mapping[str, int]] | None = None
     if dims:
         bindings = list(default_bindings(model, dims))
@@ -116,8 +126,9 @@ def verify(
         seed=seed,
         progress=lambda share: report("certify", share),
     )
-    if certificate.status == "failed" or read.weight_bytes(model) > read.RUN_LIMIT:
+    certificate = with_layers(certificate, shortened)
+    if certificate.status == "failed" or read.weight_bytes(whole) > read.RUN_LIMIT:
         return certificate
-    found = check_copy(loaded.model, model, find_trials(model, dims, seed), seed=seed)
+    found = check_copy(loaded.model, whole, find_trials(whole, dims, seed), seed=seed)
     require_copy(found)
     return with_copy(certificate, found)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def compensate_stage(work: Work) -> Work:
     """Refit what is behind a cut to calibration inputs; what was proven is the model before."""
-    if work.calibration is None or work.calibration.random or not work.known_plan.tensors:
+    if work.calibration is None or work.calibration.random or not work.known_plan.cuts_something:
         return work
     found = work.recovered
     if found is None or found.plan_sha256 != work.known_plan.sha256:
@@ -47,7 +47,7 @@ def distill_stage(work: Work) -> Work:
     """Train the result to give what the original gives. It comes behind the timing, which weights
     do not change: what is too slow is not trained."""
     options, calibration = work.options, work.calibration
-    if options.distill is None or calibration is None or not work.known_plan.tensors:
+    if options.distill is None or calibration is None or not work.known_plan.cuts_something:
         return work
     from graphprune.certify.drift import compare_on
     from graphprune.compensation.run import plain_drift

@@ -43,8 +43,8 @@ def _measured_curves(work: Work) -> Work:
     assert work.loaded is not None
     assert work.calibration is not None  # the options see to it
     found = sensitivity(
-        work.known_model,
-        work.known_shapes,
+        work.base_model,
+        work.base_sizes,
         work.options,
         work.calibration,
         source_sha256=work.loaded.sha256,
@@ -72,8 +72,8 @@ def _table(work: Work) -> Work:
         table = LatencyTable.load(file, fits)
     else:
         table = measure_table(
-            work.known_model,
-            work.known_shapes,
+            work.base_model,
+            work.base_sizes,
             options,
             work.timed.feeds,
             fits,
@@ -81,4 +81,4 @@ def _table(work: Work) -> Work:
         )
         if file is not None:
             table.save(file)
-    return replace(work, predict=predictor(work.known_model, work.known_shapes, options, table))
+    return replace(work, predict=predictor(work.base_model, work.base_sizes, options, table))

@@ -14,13 +14,14 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.onnx.load import Loaded
 from graphprune.onnx.shapes import Shapes
 from graphprune.options import Options
-from graphprune.plan import Plan
+from graphprune.plan import LayerCut, Plan
 from graphprune.selection.budget import Cost
 from graphprune.selection.curves import Curves
 
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
     from graphprune.certify.copy_check import CopyCheck
+    from graphprune.certify.shortened import Shortened
     from graphprune.data.feeds import Calibration
     from graphprune.data.metric import Metric
     from graphprune.decide import Scores
@@ -98,6 +99,12 @@ class Work:
     original: ir.Model | None = None
     bindings: tuple[Mapping[str, int], ...] = ()
     shapes: tuple[Shapes, Shapes] | None = None
+    layers: tuple[LayerCut, ...] = ()
+    """Whole layers that left."""
+    base: ir.Model | None = None
+    """The original without them; None where all of them stay."""
+    base_shapes: tuple[Shapes, Shapes] | None = None
+    shortened: Shortened | None = None
     trials: tuple[Trial, ...] = ()
     timed: Trial | None = None
     graph: DependencyGraph | None = None
@@ -141,6 +148,16 @@ class Work:
         """Of the original at two bindings, once it ran."""
         assert self.shapes is not None
         return self.shapes
+
+    @property
+    def base_model(self) -> ir.Model:
+        """What widths are cut from: the original without the layers that left."""
+        return self.known_model if self.base is None else self.base
+
+    @property
+    def base_sizes(self) -> tuple[Shapes, Shapes]:
+        """Its sizes at two bindings."""
+        return self.known_shapes if self.base_shapes is None else self.base_shapes
 
     @property
     def result(self) -> ir.Model:

@@ -69,7 +69,7 @@ def batches(found: Any) -> list[dict[str, np.ndarray]]:
     return [b.feeds for b in (*found.fit, *found.choose, *found.judge)]
 
 
-def test_masks_are_right_and_batches_padded(tmp_path: Path) -> None:
+def test_masks_are_right_and_little_is_padded(tmp_path: Path) -> None:
     found = read_calibration(texts(tmp_path, 64), model(), 64, tokenizer=tokenizer(tmp_path))
     assert found.samples == 64
     lengths = []
@@ -90,11 +90,14 @@ def test_masks_are_right_and_batches_padded(tmp_path: Path) -> None:
             assert row[n - 1] == 3
         lengths += mask.sum(1).astype(int).tolist()
     assert sorted(lengths) == sorted(3 + i % len(WORDS) for i in range(64))
+    assert sum(f["input_ids"].size for f in batches(found)) < 1.1 * sum(lengths)
 
 
 def test_padding_on_the_left(tmp_path: Path) -> None:
     file = tokenizer(tmp_path, direction="left", pad_id=1)
-    for feed in batches(read_calibration(texts(tmp_path), model(), tokenizer=file)):
+    feeds = batches(read_calibration(texts(tmp_path, 60), model(), tokenizer=file))
+    assert any((f["attention_mask"] == 0).any() for f in feeds)
+    for feed in feeds:
         mask = feed["attention_mask"]
         assert mask[:, -1].all()
         assert (feed["input_ids"][mask == 0] == 1).all()

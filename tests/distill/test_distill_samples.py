@@ -10,8 +10,9 @@ from workbench import drawn, from_text
 torch = pytest.importorskip("torch")
 
 from graphprune.data.feeds import Batch  # noqa: E402
+from graphprune.data.padding import find_padding  # noqa: E402
 from graphprune.distill.matches import find_matches  # noqa: E402
-from graphprune.distill.samples import find_padding, make_steps  # noqa: E402
+from graphprune.distill.samples import make_steps  # noqa: E402
 from graphprune.distill.teacher import Teacher, spread  # noqa: E402
 from graphprune.onnx.canonical import canonicalise  # noqa: E402
 from graphprune.onnx.load import load  # noqa: E402
@@ -43,7 +44,7 @@ def texts(lengths: list[int], width: int) -> Batch:
 def test_texts_share_a_batch_with_texts_of_their_length() -> None:
     model = text_model()
     batches = [texts([9, 2, 8, 3], 12), texts([2, 9], 12)]
-    padding = find_padding(model, batches)
+    padding = find_padding(model, [b.feeds for b in batches])
     assert padding is not None
     assert padding.mask == "attention_mask"
     assert padding.inputs == {"ids", "attention_mask", "kinds"}
@@ -60,9 +61,9 @@ def test_a_mask_with_holes_at_the_start_or_other_numbers_is_none() -> None:
     model = text_model()
     batch = texts([3, 4], 4)
     batch.feeds["attention_mask"][0, 0] = 0
-    assert find_padding(model, [batch]) is None
+    assert find_padding(model, [batch.feeds]) is None
     batch.feeds["attention_mask"][0, 0] = 2
-    assert find_padding(model, [batch]) is None
+    assert find_padding(model, [batch.feeds]) is None
 
 
 def test_a_fixed_batch_runs_one_by_one() -> None:
@@ -80,7 +81,7 @@ def test_padding_does_not_count_in_the_variance() -> None:
     matches = find_matches(model, model, Plan("", (), {}, (), binding={"N": 2, "S": 3}))
     assert [m.name for m in matches if m.output] == ["y"]
     batches = [texts([4, 3, 2, 4], 4)]
-    (step,) = make_steps(model, batches, 4, find_padding(model, batches))
+    (step,) = make_steps(model, batches, 4, find_padding(model, [b.feeds for b in batches]))
     teacher = Teacher(model, matches, torch.device("cpu"))
     found = spread(teacher, matches, [("a", step[0])])["y"]
     y = teacher.targets("a", step[0])["y"].numpy()

@@ -136,10 +136,15 @@ def test_si_sdr_ignores_scale() -> None:
     assert accuracy_denoise.si_sdr(3 * (clean + 0.1 * noise), clean) == pytest.approx(20, abs=0.2)
 
 
-def test_texts_are_not_padded_and_come_back_in_order() -> None:
-    ids = [[5] * n for n in (3, 7, 3, 3, 7, 2)]
-    feeds = accuracy_texts.even_feeds(ids, 2)
-    assert sorted(f["input_ids"].shape for f in feeds) == [(1, 2), (1, 3), (2, 3), (2, 7)]
+def test_texts_share_batches_by_length_and_come_back_in_order() -> None:
+    ids = [[5] * n for n in (3, 7, 3, 3, 6, 2)]
+    feeds = accuracy_texts.padded_feeds(ids, 2)
+    assert [f["input_ids"].tolist() for f in feeds] == [
+        [[5, 5, 0], [5, 5, 5]],
+        [[5, 5, 5], [5, 5, 5]],
+        [[5, 5, 5, 5, 5, 5, 0], [5, 5, 5, 5, 5, 5, 5]],
+    ]
+    assert all((f["attention_mask"] == (f["input_ids"] > 0)).all() for f in feeds)
 
     def run(feed):
         length = feed["input_ids"].sum(1, keepdims=True)
