@@ -74,9 +74,7 @@ def probe(train: np.ndarray, wanted: np.ndarray, test: np.ndarray, truth: np.nda
     return float(np.corrcoef(z @ weights, truth)[0, 1])
 
 
-def _case(
-    name: str, path: Path, output: str, packages: Path, cache: Path, scored: Scored
-) -> Case:
+def _case(name: str, path: Path, output: str, packages: Path, cache: Path, scored: Scored) -> Case:
     tokens = tokenizer(packages)
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
@@ -96,7 +94,9 @@ def _case(
         news = real_data.rated(packages, "nytEditorialSnippets")
         tweets = real_data.rated(packages, "tweets")
         chosen = [news[i][1] for i in random.permutation(len(news))[:NEWS]]
-        rated = [tweets[i] for i in random.permutation(len(tweets))[: scored.fitted + scored.tested]]
+        rated = [
+            tweets[i] for i in random.permutation(len(tweets))[: scored.fitted + scored.tested]
+        ]
 
         def original() -> dict[str, np.ndarray]:
             from graphprune.onnx.runtime import Session
