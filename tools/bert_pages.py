@@ -85,7 +85,7 @@ def tables_of(subject: Subject, records: Records) -> dict[str, str]:
         [way, removed(r), part(r, "as cut"), part(r, "refitted")]
         for share in EQUAL_SHARES
         for way in WAYS
-        for r in [found("alone", way, share)]
+        if (r := found("alone", way, share))
     ]
     return {
         "original": f"Original: cosine (probe) {quality(found('original'))}.\n",

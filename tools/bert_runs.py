@@ -18,10 +18,12 @@ from tools.bert_tokens import lengths
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)
 ROW_SHARES = (0.1, 0.3, 0.5)
-EQUAL_SHARES = (Fraction(1, 12), Fraction(1, 6))
-"""Of the encoder that leaves: one of twelve heads, or one of six layers."""
-BOTH_SHARES = (Fraction(1, 6), Fraction(1, 3), Fraction(1, 2))
-CRITERIA = ("l2", "taylor", "energy", "activation", "wanda")
+EQUAL_SHARES = (Fraction(1, 3), Fraction(1, 6))
+"""Of the encoder that leaves alone: one and two layers of six, half of the heads."""
+BOTH_SHARES = (Fraction(1, 3), Fraction(1, 6))
+CRITERIA = ("l2", "taylor", "activation", "energy", "wanda")
+CHEAP = {"criterion": "activation"}
+"""Where criteria are not compared: `energy` solves for each unit of a wide group."""
 CRITERIA_SHARE = Fraction(1, 3)
 SINGLE: dict[str, dict[str, Any]] = {
     "magnitude, global": {},
@@ -32,14 +34,20 @@ Job = tuple[str, Callable[[], Record]]
 
 # What leaves alone: from the share of the encoder that goes to options of `graphprune.compile`.
 # Attention is a third of an encoder whose MLPs are four times as wide as it is, the MLPs the rest.
-# `headed` ways prune the model behind a projection. >>> Whole layers are one more line here:
-#     "layers": lambda s: {"layers": float(1 - s)},
+# `headed` ways prune the model behind a projection. Another way is another line.
 WAYS: dict[str, Callable[[Fraction], dict[str, Any]]] = {
     "heads": lambda s: {"heads": float(1 - 3 * s)},
     "head dims": lambda s: {"head_dims": float(1 - 3 * s)},
     "neurons": lambda s: {"channels": float(1 - Fraction(3, 2) * s), "heads": 1.0},
     "hidden width": lambda s: {"channels": float(1 - s), "residual": True, "headed": True},
+    "layers": lambda s: {"layers": float(1 - s)},
 }
+
+
+def possible(options: dict[str, Any], depth: int) -> bool:
+    """Whether something stays of what leaves, and layers come out whole."""
+    some = all(v > 0 for v in options.values() if isinstance(v, float))
+    return some and abs(options.get("layers", 1) * depth % 1 - 0.5) > 0.49
 
 
 def structured(subject: Subject, samples: int, seed: int, options: dict[str, Any]) -> Record:
@@ -66,7 +74,7 @@ def structured(subject: Subject, samples: int, seed: int, options: dict[str, Any
 
 def beside_single(subject: Subject, samples: int, share: Fraction) -> Record:
     """Heads and neurons together, and as many single weights of the encoder, chosen three ways."""
-    record = structured(subject, samples, 0, {"channels": float(1 - share)})
+    record = structured(subject, samples, 0, {"channels": float(1 - share), **CHEAP})
     for name, way in SINGLE.items():
         calib = subject.calibrate(0, samples) if way.get("criterion") == "wanda" else None
         sparse = graphprune.sparsify(
@@ -137,12 +145,14 @@ def jobs(subject: Subject, samples: int, seeds: int) -> Iterator[Job]:
         for sparsity in SPARSITIES:
             key = f"{name} | single | all | {scope} | {sparsity:g}"
             yield key, partial(single, subject, sparsity, scope, ())
-    for share in BOTH_SHARES:
-        yield f"{name} | both | {share}", partial(beside_single, subject, samples, share)
+    depth = len(encoder(read(subject.path))) // len(ROLES)
     for share in EQUAL_SHARES:
         for way, options in WAYS.items():
-            run = partial(structured, subject, samples, 0, options(share))
-            yield f"{name} | alone | {way} | {share}", run
+            if possible(options(share), depth):
+                run = partial(structured, subject, samples, 0, {**CHEAP, **options(share)})
+                yield f"{name} | alone | {way} | {share}", run
+    for share in BOTH_SHARES:
+        yield f"{name} | both | {share}", partial(beside_single, subject, samples, share)
     for seed in range(seeds):
         for criterion in CRITERIA:
             given = {"channels": float(1 - CRITERIA_SHARE), "criterion": criterion}
