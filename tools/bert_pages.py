@@ -156,10 +156,11 @@ def fill(page: str, model: str, blocks: Mapping[str, str]) -> str:
 
 
 def write(subject: Subject, records: Records, out: Path) -> None:
-    """Fill the page's blocks of this model (`<!-- table: minilm-l3/rows -->`); draw beside it."""
+    """Fill this model's blocks (`<!-- table: minilm-l3/rows -->`); draw what was pruned beside it."""
     text = fill(out.read_text(), subject.name, tables_of(subject, records))
     write_atomically(out, lambda file: file.write(text.encode()))
-    draw(subject, records, out.with_name(f"{out.stem}-{subject.name}.svg"))
+    if any(key.startswith(f"{subject.name} | rows |") for key in records):
+        draw(subject, records, out.with_name(f"{out.stem}-{subject.name}.svg"))
 
 
 def draw(subject: Subject, records: Records, path: Path) -> None:
