@@ -85,7 +85,7 @@ class Oracle:
         """
         self._folded = dict(folded or {})
         try:
-            double = _double(module)
+            double = doubled(module)
         except Exception as error:  # whatever a module's own __deepcopy__ raises
             return Difference(f"it cannot be copied: {_line(error)}")
         found = self._all(double, train, gradients, slack)
@@ -116,20 +116,20 @@ class Oracle:
         precision too, its graph does not.
         """
         assert self.captured.module is not None
-        module, graph = _double(self.captured.module), _double(self.captured.graph_module)
+        module, graph = doubled(self.captured.module), doubled(self.captured.graph_module)
         args, kwargs = self.inputs[0]
         with mode(module, False), mode(graph, False):
-            wanted, _ = _run(lambda: graph(*args, **kwargs), graph, False)
-            got, _ = _run(lambda: module(*args, **kwargs), module, False)
-        noise = _compare(wanted, got, float("inf")).rel_error
+            wanted, _ = ran(lambda: graph(*args, **kwargs), graph, False)
+            got, _ = ran(lambda: module(*args, **kwargs), module, False)
+        noise = compared(wanted, got, float("inf")).rel_error
         return min(_MOST_SLACK, 10 * noise / TOLERANCE)
 
     def random(self, module: nn.Module) -> bool:
         """Whether a module, dropout switched off, gives another result each time in train mode."""
-        double = _double(module)
+        double = doubled(module)
         args, kwargs = self.inputs[0]
         with mode(double, True), _without_dropout(double):
-            one, two = (_run(lambda: double(*args, **kwargs), double, False)[0] for _ in range(2))
+            one, two = (ran(lambda: double(*args, **kwargs), double, False)[0] for _ in range(2))
         return any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
     def _one(
@@ -139,13 +139,13 @@ class Oracle:
         wanted, wanted_gradients, wanted_buffers = self._expected(number, train, gradients)
         try:
             with mode(module, train):
-                got, own = _run(lambda: module(*args, **kwargs), module, gradients)
+                got, own = ran(lambda: module(*args, **kwargs), module, gradients)
         except Exception as error:  # whatever forward raises at sizes that do not fit
             return Difference(f"it does not run: {_line(error)}")
         if not train and len(got) < len(wanted) and self.captured.training:
             # The graph is that of train mode, with heads that the class leaves out in eval mode.
-            return _compare(wanted[: len(got)], got, slack * TOLERANCE)
-        outputs = _compare(wanted, got, slack * TOLERANCE)
+            return compared(wanted[: len(got)], got, slack * TOLERANCE)
+        outputs = compared(wanted, got, slack * TOLERANCE)
         if not outputs.reason and train:
             outputs = _merged(outputs, self._buffers(module, wanted_buffers, slack))
         if outputs.reason or not gradients:
@@ -202,7 +202,7 @@ class Oracle:
             args, kwargs = self.inputs[number]
             graph = self.twin.module
             with mode(graph, train), _without_dropout(graph if train else None):
-                out, own = _run(lambda: self.twin(*args, **kwargs), graph, gradients)
+                out, own = ran(lambda: self.twin(*args, **kwargs), graph, gradients)
             after = {n: b.clone() for n, b in graph.named_buffers()}
             _restore(graph, self._buffers_of)
             names = self._names()
@@ -258,13 +258,13 @@ def _as_double(leaf: Any) -> Any:
     return leaf
 
 
-def _double(module: nn.Module) -> nn.Module:
+def doubled(module: nn.Module) -> nn.Module:
     double = copy.deepcopy(module)
     convert(double, torch.float64)
     return double
 
 
-def _run(
+def ran(
     call: Callable[[], Any], module: nn.Module, gradients: bool
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """Floating-point outputs, and gradients of a fixed random sum of them."""
@@ -287,7 +287,7 @@ def _run(
     return [t.detach() for t in outputs], own
 
 
-def _compare(
+def compared(
     wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor], tolerance: float
 ) -> Difference:
     if len(wanted) != len(got):
