@@ -128,7 +128,7 @@ def _by_cosine(
                 found = cosines(known[cut.source], known[cut.output], axis)
                 sums[i] += found.sum()
                 counts[i] += found.size
-    return ranked(layers, 1 - sums / np.maximum(counts, 1))
+    return ranked(layers, (1 - sums / np.maximum(counts, 1)).tolist())
 
 
 def cosines(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:

@@ -54,16 +54,21 @@ class Oracle:
         captured: The original.
         plan: What is removed.
         seed: Of the random inputs.
+        whole: The module with the layers that `captured` lacks; None: it has all of them.
     """
 
-    def __init__(self, captured: Captured, plan: Plan, seed: int = 0) -> None:
+    def __init__(
+        self, captured: Captured, plan: Plan, seed: int = 0, whole: Captured | None = None
+    ) -> None:
         self.captured = captured
+        self.whole = whole or captured
         self.plan = plan
         self.twin = Twin(captured, plan, dtype=torch.float64)
         self.inputs = tuple(examples(captured, seed))
         self._buffers_of = {n: b.clone() for n, b in self.twin.module.named_buffers()}
         self._known: dict[tuple[int, bool, bool], tuple[Any, ...]] = {}
         self._folded: dict[str, torch.Tensor] = {}
+        self._renamed: dict[str, str] = {}
 
     def difference(
         self,
@@ -73,6 +78,7 @@ class Oracle:
         gradients: bool = True,
         slack: float = 1.0,
         folded: Mapping[str, torch.Tensor] | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> Difference:
         """How `module` differs from the masked original.
 
@@ -82,8 +88,10 @@ class Oracle:
             gradients: Compare the gradients of all parameters.
             slack: How many times less equal than `TOLERANCE` is equal.
             folded: Name of a weight -> what it was multiplied with, of its old shape (see `Kept`).
+            renamed: Path of a weight in `module` -> its path in the original, where they differ.
         """
         self._folded = dict(folded or {})
+        self._renamed = dict(renamed or {})
         try:
             double = doubled(module)
         except Exception as error:  # whatever a module's own __deepcopy__ raises
@@ -115,8 +123,8 @@ class Oracle:
         A class that computes a norm in float32 whatever its weights are (Llama's) does so in double
         precision too, its graph does not.
         """
-        assert self.captured.module is not None
-        module, graph = doubled(self.captured.module), doubled(self.captured.graph_module)
+        assert self.whole.module is not None
+        module, graph = doubled(self.whole.module), doubled(self.whole.graph_module)
         args, kwargs = self.inputs[0]
         with mode(module, False), mode(graph, False):
             wanted, _ = ran(lambda: graph(*args, **kwargs), graph, False)
@@ -151,7 +159,7 @@ class Oracle:
         if outputs.reason or not gradients:
             return outputs
         cuts = parameter_cuts(self.plan)
-        names = self._names()
+        names = self._names_in_module()
         worst, checked = 0.0, 0
         scale = max([float(g.abs().max()) for g in wanted_gradients.values()] or [0.0])
         for path, gradient in own.items():
@@ -179,7 +187,7 @@ class Oracle:
     def _buffers(
         self, module: nn.Module, wanted: Mapping[str, torch.Tensor], slack: float
     ) -> Difference:
-        names, cuts = self._names(), parameter_cuts(self.plan)
+        names, cuts = self._names_in_module(), parameter_cuts(self.plan)
         checked = 0
         for path, tensor in module.named_buffers():
             name = names.get(path, path)
@@ -195,6 +203,10 @@ class Oracle:
     def _names(self) -> dict[str, str]:
         aliases = self.captured.weights.aliases
         return {path: name for name, paths in aliases.items() for path in paths}
+
+    def _names_in_module(self) -> dict[str, str]:
+        names = self._names()
+        return {**names, **{new: names.get(old, old) for new, old in self._renamed.items()}}
 
     def _expected(self, number: int, train: bool, gradients: bool) -> tuple[Any, Any, Any]:
         key = number, train, gradients
@@ -259,6 +271,7 @@ def _as_double(leaf: Any) -> Any:
 
 
 def doubled(module: nn.Module) -> nn.Module:
+    """A copy in double precision."""
     double = copy.deepcopy(module)
     convert(double, torch.float64)
     return double
@@ -290,6 +303,7 @@ def ran(
 def compared(
     wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor], tolerance: float
 ) -> Difference:
+    """How some tensors differ from those that are wanted, in order."""
     if len(wanted) != len(got):
         return Difference(f"it gives {len(got)} tensors, the original {len(wanted)}")
     found = Difference()

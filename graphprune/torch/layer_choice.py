@@ -29,8 +29,31 @@ Runs = list[dict[str, np.ndarray]]
 
 Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 
-_SATURATING = "softmax log_softmax _softmax _log_softmax sigmoid hardsigmoid log_sigmoid argmax argmin".split()
-_MOVES = "view reshape flatten transpose permute squeeze unsqueeze _unsafe_view to".split()
+_SATURATING = frozenset(
+    (
+        "softmax",
+        "log_softmax",
+        "_softmax",
+        "_log_softmax",
+        "sigmoid",
+        "hardsigmoid",
+        "argmax",
+        "argmin",
+    )
+)
+_MOVES = frozenset(
+    (
+        "view",
+        "reshape",
+        "flatten",
+        "transpose",
+        "permute",
+        "squeeze",
+        "unsqueeze",
+        "_unsafe_view",
+        "to",
+    )
+)
 
 
 def choose(
@@ -96,16 +119,17 @@ def _enough(
                 f"{options.layers} of {count} layers are {count} layers, rounded: nothing would leave"
             )
         return lambda gone: len(gone) >= leave
+    whole = {"params": _parameters(subject), "macs": subject.macs()}
     limits = {
-        name: share * of(subject)
-        for name, of in (("params", _parameters), ("macs", TorchSubject.macs))
+        name: share * cost
+        for name, cost in whole.items()
         if (share := getattr(options, name)) is not None
     }
 
     def met(gone: Sequence[LayerCut]) -> bool:
         now = TorchSubject(shortened(subject.captured, gone))
-        found = {"params": _parameters, "macs": TorchSubject.macs}
-        return all(found[name](now) <= limit for name, limit in limits.items())
+        costs = {"params": _parameters(now), "macs": now.macs()}
+        return all(costs[name] <= limit for name, limit in limits.items())
 
     return met
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ import graphprune.rules.aten  # noqa: F401  (registers the rules)
 from graphprune.analysis.layers import Layer, Step, find_layers
 from graphprune.rules.aten.registry import aten
 from graphprune.rules.registry import no_macs
-from graphprune.torch.attributes import owner
 from graphprune.torch.call import Call, call_of, is_tensor
 from graphprune.torch.capture import Captured
 from graphprune.torch.shapes import dims_of
@@ -91,21 +91,33 @@ class _Reader:
         return found
 
     def _owner(self, node: fx.Node) -> str:
-        """The path of the module that a weight is of; else that of the module that runs the node."""
-        for read in node.all_input_nodes:
-            if self.weights.holds(read):
-                return str(read.target).rpartition(".")[0]
-        return owner(node)
+        """The name of the weight that it reads; of several, what their names have in common."""
+        names = [
+            str(read.target)
+            for read in node.all_input_nodes
+            if self.weights.holds(read) and self._tells(read)
+        ]
+        return names[0] if len(set(names)) == 1 else ".".join(_common(names))
+
+    def _tells(self, read: fx.Node) -> bool:
+        tensor = self.weights.tensors[self.weights.names[read]]
+        return tensor.is_floating_point() and tensor.numel() > 1
 
     def _kinds(self) -> Mapping[str, Hashable]:
         found: dict[str, Hashable] = {}
         for node in self.nodes:
             value = node.meta.get("val")
-            if not is_tensor(node) or self.weights.holds(node) or dims_of(value) is None:
+            if not isinstance(value, torch.Tensor) or self.weights.holds(node):
                 continue
-            if value.is_floating_point():
+            if value.is_floating_point() and dims_of(value) is not None:
                 found[node.name] = (tuple(str(n) for n in value.shape), value.dtype)
         return found
+
+
+def _common(names: Sequence[str]) -> list[str]:
+    """What all names begin with, part by part."""
+    places = zip(*(name.split(".") for name in names), strict=False)
+    return [parts[0] for parts in takewhile(lambda p: len(set(p)) == 1, places)]
 
 
 def _activations(node: fx.Node) -> bool:

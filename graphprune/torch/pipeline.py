@@ -24,6 +24,7 @@ from graphprune.torch.capture import Captured, capture, mode
 from graphprune.torch.compare import Difference, Oracle
 from graphprune.torch.layer_choice import choose, others, scaled
 from graphprune.torch.own import Kept, own_class
+from graphprune.torch.own_shorter import own_without_layers
 from graphprune.torch.plans import check_plan, translated
 from graphprune.torch.reporting import build_report
 from graphprune.torch.result import (
@@ -53,6 +54,7 @@ class _Work:
     progress: Progress
     scores: Scores | None = None
     inputs: Iterable[Any] | None = None
+    dynamic_shapes: Any = None
     own: bool | None = None
     fold: bool = True
     plan: Plan | None = None
@@ -85,6 +87,10 @@ class _Work:
     def graph_result(self) -> fx.GraphModule:
         assert self.made is not None
         return self.made
+
+    def make_oracle(self) -> Oracle:
+        """What the masked original computes."""
+        return Oracle(self.short.captured, self.known_plan, self.options.seed, self.captured)
 
     @property
     def result(self) -> nn.Module:
@@ -161,19 +167,28 @@ def rewrite_stage(work: _Work) -> _Work:
 
 def keep_stage(work: _Work) -> _Work:
     """The user's own class with smaller weights, if it computes the same: that is tried out."""
-    if work.layers and work.own is None:
-        return replace(work, kept=Kept(None, "layers left", ()))
     if work.captured.module is None or work.own is False:
         why = "a graph was asked for" if work.own is False else "a graph was given"
         return replace(work, kept=Kept(None, why, ()))
-    oracle = work.oracle or Oracle(work.short.captured, work.known_plan, work.options.seed)
+    oracle = work.oracle or work.make_oracle()
 
-    def check(candidate: nn.Module) -> str:
-        return oracle.difference(candidate, gradients=False, slack=_FOLDED).reason
+    def check(candidate: nn.Module, renamed: Mapping[str, str] | None = None) -> str:
+        return oracle.difference(candidate, gradients=False, slack=_FOLDED, renamed=renamed).reason
 
-    kept = own_class(work.captured, work.known_plan, work.edits, check, fold=work.fold)
+    if work.layers:
+        kept = own_without_layers(
+            work.captured,
+            work.short.captured,
+            work.known_plan,
+            check,
+            dynamic_shapes=work.dynamic_shapes,
+            seed=work.options.seed,
+            fold=work.fold,
+        )
+    else:
+        kept = own_class(work.captured, work.known_plan, work.edits, check, fold=work.fold)
     if kept.module is not None and not kept.folded:
-        reason = oracle.difference(kept.module, gradients=False).reason
+        reason = oracle.difference(kept.module, gradients=False, renamed=kept.renamed).reason
         kept = Kept(None, reason) if reason else kept
     if kept.module is None and work.own:
         raise CertificateError(
@@ -187,12 +202,12 @@ def certify_stage(work: _Work) -> _Work:
     """Prove it: outputs and gradients in eval mode, outputs and running statistics in train mode."""
     if not work.options.verify or not work.known_plan.cuts_something:
         return work
-    oracle = work.oracle or Oracle(work.short.captured, work.known_plan, work.options.seed)
-    folded = work.kept.folded if work.kept is not None else {}
-    slack = _FOLDED if folded else 1.0
-    found = oracle.difference(work.result, slack=slack, folded=folded)
+    assert work.kept is not None
+    oracle = work.oracle or work.make_oracle()
+    slack = _FOLDED if work.kept.folded else 1.0
+    found = _against(work.kept, work.result, oracle, slack)
     if not found.reason and work.captured.training:
-        trained = _in_train_mode(work, oracle, slack, folded)
+        trained = _in_train_mode(work, oracle, slack)
         found = replace(found, reason=trained.reason, checked=found.checked + trained.checked)
     if found.reason:
         raise CertificateError(
@@ -201,11 +216,23 @@ def certify_stage(work: _Work) -> _Work:
     return replace(work, difference=found, oracle=oracle)
 
 
-def _in_train_mode(
-    work: _Work, oracle: Oracle, slack: float, folded: Mapping[str, torch.Tensor]
+def _against(
+    kept: Kept, result: nn.Module, oracle: Oracle, slack: float, train: bool = False
 ) -> Difference:
+    return oracle.difference(
+        result,
+        train=train,
+        gradients=not train,
+        slack=slack,
+        folded=kept.folded,
+        renamed=kept.renamed,
+    )
+
+
+def _in_train_mode(work: _Work, oracle: Oracle, slack: float) -> Difference:
     """Outputs and running statistics; of a class that draws random numbers itself, nothing."""
-    found = oracle.difference(work.result, train=True, gradients=False, slack=slack, folded=folded)
+    assert work.kept is not None
+    found = _against(work.kept, work.result, oracle, slack, train=True)
     if found.reason and work.result is not work.made:
         assert work.captured.module is not None
         if oracle.random(work.captured.module):
@@ -306,9 +333,10 @@ def prune(
         report_to,
         scores,
         inputs,
+        dynamic_shapes,
         True if inplace else own,
         fold=optimizer is None and ema is None,
-        plan=None if plan is None else translated(captured, subject, plan),
+        plan=None if plan is None else translated(captured, plan),
         timings={"capture": perf_counter() - start},
     )
     for name, stage in STAGES:
@@ -328,7 +356,9 @@ def _finish(
     kind: Kind = "module" if work.kept.module is not None else "graph"
     result = work.result
     result.train(captured.module.training if captured.module is not None else False)
-    pairs = parameter_pairs(captured, plan, result)
+    pairs = parameter_pairs(captured, plan, result, work.kept.renamed)
+    left = set(work.short.captured.dropped)
+    gone = [t for n in left if isinstance(t := captured.weights.tensors[n], nn.Parameter)]
     report = build_report(
         work.subject,
         work.short,
@@ -344,14 +374,17 @@ def _finish(
         if optimizer is not None:
             from graphprune.torch.optim import carry_over
 
-            carry_over(optimizer, pairs)
+            carry_over(optimizer, pairs, [p for p in gone if p not in pairs])
         if ema is not None:
             from graphprune.torch.ema import carry_ema
 
-            carry_ema(ema, plan, captured, result)
+            carry_ema(ema, plan, captured, result, work.kept.surgery, work.kept.renamed)
     if inplace:
         assert captured.module is not None
+        if work.kept.surgery is not None:
+            work.kept.surgery.apply(captured.module)
         transplant(result, captured.module)
         result = captured.module
     scaled = tuple(work.kept.folded)
-    return Pruned(result, kind, work.kept.why, plan, report, captured, pairs, scaled)
+    renamed = work.kept.renamed
+    return Pruned(result, kind, work.kept.why, plan, report, captured, pairs, scaled, renamed)
