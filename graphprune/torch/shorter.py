@@ -244,7 +244,10 @@ def _configured(module: nn.Module, copies: Copies, found: Shorter, check: Check)
         changes += _fields(module, path, keys, changes)
     if not changes:
         return found
-    more = replace(found.surgery, changes=(*found.surgery.changes, *changes))
+    olds = {(c.path, c.name): c.old for c in reversed(changes)}
+    news = {(c.path, c.name): c.new for c in changes}
+    fields = [Change(*where, old, news[where]) for where, old in olds.items()]
+    more = replace(found.surgery, changes=(*found.surgery.changes, *fields))
     try:
         made = _made(module, copies, more)
         assert made.module is not None
@@ -323,8 +326,8 @@ def _path(module: nn.Module, cut: LayerCut) -> str:
     """The module that a layer is: the longest path that its name begins with."""
     name = cut.name.partition("#")[0]
     parts = dict(module.named_modules())
-    while name and name not in parts:
-        name = name.rpartition(".")[0]
+    while name and (name not in parts or isinstance(parts[name], nn.ModuleList | nn.ModuleDict)):
+        name = name.rpartition(".")[0]  # lists that nothing calls belong to what holds them
     return name
 
 
