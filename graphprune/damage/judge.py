@@ -57,7 +57,7 @@ class Judge:
         names = [tap(v).name or "" for v in original.graph.outputs]
         self._taps = tuple(dict.fromkeys(names))
         self._wanted = self._outputs(original)
-        self._scales = {name: self._variance(name) for name in self._taps}
+        self._scales = {n: variance([run[n] for run in self._wanted]) for n in self._taps}
 
     def damage(self, model: ir.Model) -> float:
         """Mean over outputs of the relative squared error; inf where one is not finite.
@@ -65,38 +65,53 @@ class Judge:
         Raises:
             UnsupportedModelError: The model does not run, or lacks a value that is compared.
         """
-        found = self._outputs(model)
-        total = 0.0
-        for name, scale in self._scales.items():
-            error = count = 0.0
-            for wanted, got in zip(self._wanted, found, strict=True):
-                if got[name].shape != wanted[name].shape:
-                    return float("inf")
-                known = np.isfinite(wanted[name])  # a mask's -inf says nothing
-                difference = got[name][known].astype(np.float64) - wanted[name][known]
-                error += float((difference * difference).sum())
-                count += difference.size
-            total += (error / count) / scale if count else 0.0
-        damage = total / max(len(self._scales), 1)
-        return damage if np.isfinite(damage) else float("inf")
+        return error(self._wanted, self._outputs(model), self._scales)
 
     def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
         with Session(model, threads=self._threads, outputs=self._taps) as session:
             runs = [session.run(feed) for feed in self.feeds]
         return [{n: run[n] for n in self._taps} for run in runs]
 
-    def _variance(self, name: str) -> float:
-        """Of one output around the means along its last axis; 1 where it is constant or no number.
 
-        Where that axis is not always as long (it counts tokens), around one mean of all.
-        """
-        arrays = [run[name].astype(np.float64) for run in self._wanted]
-        widths = {a.shape[-1] if a.ndim > 1 else 1 for a in arrays}
-        width = max(widths.pop(), 1) if len(widths) == 1 else 1
-        rows = np.concatenate([a.reshape(-1, width) for a in arrays])
-        rows = np.where(np.isfinite(rows), rows, 0.0)
-        if rows.size == 0:
-            return 1.0
-        energy = float((rows * rows).mean())
-        variance = energy - float((rows.mean(0) ** 2).mean())
-        return variance if variance > 1e-12 * max(energy, 1e-30) else max(energy, 1.0)
+def error(
+    wanted: Sequence[Mapping[str, Array]],
+    found: Sequence[Mapping[str, Array]],
+    scales: Mapping[str, float],
+) -> float:
+    """Mean over outputs of the squared error, relative to `scales`; inf where one is not finite.
+
+    Args:
+        wanted: Outputs of the original by name, batch by batch.
+        found: Those of another model.
+        scales: Variance of each output.
+    """
+    total = 0.0
+    for name, scale in scales.items():
+        squares = count = 0.0
+        for one, other in zip(wanted, found, strict=True):
+            if other[name].shape != one[name].shape:
+                return float("inf")
+            known = np.isfinite(one[name])  # a mask's -inf says nothing
+            difference = other[name][known].astype(np.float64) - one[name][known]
+            squares += float((difference * difference).sum())
+            count += difference.size
+        total += (squares / count) / scale if count else 0.0
+    damage = total / max(len(scales), 1)
+    return damage if np.isfinite(damage) else float("inf")
+
+
+def variance(batches: Sequence[Array]) -> float:
+    """Of one output around the means along its last axis; 1 where it is constant or no number.
+
+    Where that axis is not always as long (it counts tokens), around one mean of all.
+    """
+    arrays = [batch.astype(np.float64) for batch in batches]
+    widths = {a.shape[-1] if a.ndim > 1 else 1 for a in arrays}
+    width = max(widths.pop(), 1) if len(widths) == 1 else 1
+    rows = np.concatenate([a.reshape(-1, width) for a in arrays])
+    rows = np.where(np.isfinite(rows), rows, 0.0)
+    if rows.size == 0:
+        return 1.0
+    energy = float((rows * rows).mean())
+    found = energy - float((rows.mean(0) ** 2).mean())
+    return found if found > 1e-12 * max(energy, 1e-30) else max(energy, 1.0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,45 @@ def choose_layers(
         UnsupportedModelError: The model does not run on the inputs.
     """
     if criterion == "cosine":
-        ranked = _by_cosine(model, layers, feeds, threads)
-        chosen: list[LayerCut] = []
-        for cut in ranked:
-            if enough(chosen):
-                break
-            chosen.append(cut)
-        return tuple(chosen)
+        return first(_by_cosine(model, layers, feeds, threads), enough)
     return _by_damage(Judge(model, feeds, threads), model, layers, enough, progress)
+
+
+def first(ranked: Sequence[LayerCut], enough: Enough) -> tuple[LayerCut, ...]:
+    """The first of ranked layers, until `enough`."""
+    chosen: list[LayerCut] = []
+    for cut in ranked:
+        if enough(chosen):
+            break
+        chosen.append(cut)
+    return tuple(chosen)
+
+
+def greedy(
+    layers: Sequence[LayerCut], damage: Callable[[Sequence[LayerCut]], float], enough: Enough
+) -> tuple[LayerCut, ...]:
+    """Layers in the order in which each adds least damage to those before it, until `enough`."""
+    chosen: list[LayerCut] = []
+    # damage, place, and how many layers were gone when it was measured (-1: not yet)
+    heap = [(-np.inf, i, -1) for i in range(len(layers))]
+    while heap and not enough(chosen):
+        found, i, when = heapq.heappop(heap)
+        if when == len(chosen):
+            chosen.append(replace(layers[i], score=float(found)))
+        else:
+            heapq.heappush(heap, (damage([*chosen, layers[i]]), i, len(chosen)))
+    return tuple(chosen)
+
+
+def kept_count(share: float, count: int) -> int:
+    """How many of `count` layers stay: a share of them, rounded, and one at least."""
+    return max(1, floor(share * count + 0.5))
+
+
+def ranked(layers: Sequence[LayerCut], scores: Sequence[float]) -> list[LayerCut]:
+    """Layers by their scores, the smallest first."""
+    order = np.argsort(np.asarray(scores), kind="stable")
+    return [replace(layers[i], score=float(scores[i])) for i in order]
 
 
 def _by_damage(
@@ -78,16 +110,7 @@ def _by_damage(
             progress()
         return found
 
-    chosen: list[LayerCut] = []
-    # damage, place, and how many layers were gone when it was measured (-1: not yet)
-    heap = [(-np.inf, i, -1) for i in range(len(layers))]
-    while heap and not enough(chosen):
-        found, i, when = heapq.heappop(heap)
-        if when == len(chosen):
-            chosen.append(replace(layers[i], score=float(found)))
-        else:
-            heapq.heappush(heap, (damage([*chosen, layers[i]]), i, len(chosen)))
-    return tuple(chosen)
+    return greedy(layers, damage, enough)
 
 
 def _by_cosine(
@@ -102,15 +125,13 @@ def _by_cosine(
             known = {**feed, **session.run(feed)}
             for i, cut in enumerate(layers):
                 axis = 1 if channels_first(values[cut.output]) else -1
-                cosines = _cosines(known[cut.source], known[cut.output], axis)
-                sums[i] += cosines.sum()
-                counts[i] += cosines.size
-    scores = 1 - sums / np.maximum(counts, 1)
-    order = np.argsort(scores, kind="stable")
-    return [replace(layers[i], score=float(scores[i])) for i in order]
+                found = cosines(known[cut.source], known[cut.output], axis)
+                sums[i] += found.sum()
+                counts[i] += found.size
+    return ranked(layers, (1 - sums / np.maximum(counts, 1)).tolist())
 
 
-def _cosines(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+def cosines(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
     """Of all vectors along an axis."""
     a, b = x.astype(np.float64), y.astype(np.float64)
     lengths = np.linalg.norm(a, axis=axis) * np.linalg.norm(b, axis=axis)

@@ -69,13 +69,16 @@ def _kind_of(node: ir.Node) -> str:
 
 
 def _owner(node: ir.Node, origins: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
-    """The name that a weight had in the module, where exporters kept it."""
+    """The name that a weight had in the module, where exporters kept it.
+
+    A name without a dot is of a constant that was computed (rotary positions), or tells no place.
+    """
     for value in node.inputs:
         if value is None or not is_weight(value) or value.dtype not in _FLOATS:
             continue
         name, _ = origins.get(value.name or "", (value.name or "", ()))
         size = 0 if value.const_value is None else value.const_value.size
-        if size > 1 and name and not name.startswith(_ANONYMOUS):
+        if size > 1 and "." in name and not name.startswith(_ANONYMOUS):
             return name
     return ""
 

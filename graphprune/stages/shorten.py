@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import floor
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -162,10 +161,12 @@ def _map(work: Work, cut: LayerCut) -> LinearMap:
 
 def _enough(work: Work, count: int) -> tuple[Any, int]:
     """When to stop, and how many layers leave at most."""
+    from graphprune.damage.layers import kept_count
+
     options = work.options
     if options.layers != AUTO:
         assert options.layers is not None
-        leave = count - max(1, floor(float(options.layers) * count + 0.5))
+        leave = count - kept_count(float(options.layers), count)
         if not leave and not _other(options) and not options.allow_slower:
             raise NothingGainedError(
                 f"{options.layers} of {count} layers are {count} layers, rounded: nothing would leave"

@@ -57,6 +57,7 @@ class Captured:
         training: Whether it was captured in train mode.
         dynamic: Whether any dimension is dynamic.
         notes: What the user should know of how it was captured.
+        dropped: Names of weights that only layers which left would read (`torch/shorten.py`).
     """
 
     module: nn.Module | None
@@ -66,6 +67,7 @@ class Captured:
     training: bool
     dynamic: bool
     notes: tuple[str, ...] = field(default=())
+    dropped: tuple[str, ...] = field(default=())
 
     @property
     def nodes(self) -> Sequence[fx.Node]:

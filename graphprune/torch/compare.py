@@ -54,16 +54,21 @@ class Oracle:
         captured: The original.
         plan: What is removed.
         seed: Of the random inputs.
+        whole: The module with the layers that `captured` lacks; None: it has all of them.
     """
 
-    def __init__(self, captured: Captured, plan: Plan, seed: int = 0) -> None:
+    def __init__(
+        self, captured: Captured, plan: Plan, seed: int = 0, whole: Captured | None = None
+    ) -> None:
         self.captured = captured
+        self.whole = whole or captured
         self.plan = plan
         self.twin = Twin(captured, plan, dtype=torch.float64)
         self.inputs = tuple(examples(captured, seed))
         self._buffers_of = {n: b.clone() for n, b in self.twin.module.named_buffers()}
         self._known: dict[tuple[int, bool, bool], tuple[Any, ...]] = {}
         self._folded: dict[str, torch.Tensor] = {}
+        self._renamed: dict[str, str] = {}
 
     def difference(
         self,
@@ -73,6 +78,7 @@ class Oracle:
         gradients: bool = True,
         slack: float = 1.0,
         folded: Mapping[str, torch.Tensor] | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> Difference:
         """How `module` differs from the masked original.
 
@@ -82,10 +88,12 @@ class Oracle:
             gradients: Compare the gradients of all parameters.
             slack: How many times less equal than `TOLERANCE` is equal.
             folded: Name of a weight -> what it was multiplied with, of its old shape (see `Kept`).
+            renamed: Path of a weight in `module` -> its path in the original, where they differ.
         """
         self._folded = dict(folded or {})
+        self._renamed = dict(renamed or {})
         try:
-            double = _double(module)
+            double = doubled(module)
         except Exception as error:  # whatever a module's own __deepcopy__ raises
             return Difference(f"it cannot be copied: {_line(error)}")
         found = self._all(double, train, gradients, slack)
@@ -115,21 +123,21 @@ class Oracle:
         A class that computes a norm in float32 whatever its weights are (Llama's) does so in double
         precision too, its graph does not.
         """
-        assert self.captured.module is not None
-        module, graph = _double(self.captured.module), _double(self.captured.graph_module)
+        assert self.whole.module is not None
+        module, graph = doubled(self.whole.module), doubled(self.whole.graph_module)
         args, kwargs = self.inputs[0]
         with mode(module, False), mode(graph, False):
-            wanted, _ = _run(lambda: graph(*args, **kwargs), graph, False)
-            got, _ = _run(lambda: module(*args, **kwargs), module, False)
-        noise = _compare(wanted, got, float("inf")).rel_error
+            wanted, _ = ran(lambda: graph(*args, **kwargs), graph, False)
+            got, _ = ran(lambda: module(*args, **kwargs), module, False)
+        noise = compared(wanted, got, float("inf")).rel_error
         return min(_MOST_SLACK, 10 * noise / TOLERANCE)
 
     def random(self, module: nn.Module) -> bool:
         """Whether a module, dropout switched off, gives another result each time in train mode."""
-        double = _double(module)
+        double = doubled(module)
         args, kwargs = self.inputs[0]
         with mode(double, True), _without_dropout(double):
-            one, two = (_run(lambda: double(*args, **kwargs), double, False)[0] for _ in range(2))
+            one, two = (ran(lambda: double(*args, **kwargs), double, False)[0] for _ in range(2))
         return any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
     def _one(
@@ -139,19 +147,19 @@ class Oracle:
         wanted, wanted_gradients, wanted_buffers = self._expected(number, train, gradients)
         try:
             with mode(module, train):
-                got, own = _run(lambda: module(*args, **kwargs), module, gradients)
+                got, own = ran(lambda: module(*args, **kwargs), module, gradients)
         except Exception as error:  # whatever forward raises at sizes that do not fit
             return Difference(f"it does not run: {_line(error)}")
         if not train and len(got) < len(wanted) and self.captured.training:
             # The graph is that of train mode, with heads that the class leaves out in eval mode.
-            return _compare(wanted[: len(got)], got, slack * TOLERANCE)
-        outputs = _compare(wanted, got, slack * TOLERANCE)
+            return compared(wanted[: len(got)], got, slack * TOLERANCE)
+        outputs = compared(wanted, got, slack * TOLERANCE)
         if not outputs.reason and train:
             outputs = _merged(outputs, self._buffers(module, wanted_buffers, slack))
         if outputs.reason or not gradients:
             return outputs
         cuts = parameter_cuts(self.plan)
-        names = self._names()
+        names = self._names_in_module()
         worst, checked = 0.0, 0
         scale = max([float(g.abs().max()) for g in wanted_gradients.values()] or [0.0])
         for path, gradient in own.items():
@@ -179,7 +187,7 @@ class Oracle:
     def _buffers(
         self, module: nn.Module, wanted: Mapping[str, torch.Tensor], slack: float
     ) -> Difference:
-        names, cuts = self._names(), parameter_cuts(self.plan)
+        names, cuts = self._names_in_module(), parameter_cuts(self.plan)
         checked = 0
         for path, tensor in module.named_buffers():
             name = names.get(path, path)
@@ -196,13 +204,17 @@ class Oracle:
         aliases = self.captured.weights.aliases
         return {path: name for name, paths in aliases.items() for path in paths}
 
+    def _names_in_module(self) -> dict[str, str]:
+        names = self._names()
+        return {**names, **{new: names.get(old, old) for new, old in self._renamed.items()}}
+
     def _expected(self, number: int, train: bool, gradients: bool) -> tuple[Any, Any, Any]:
         key = number, train, gradients
         if key not in self._known:
             args, kwargs = self.inputs[number]
             graph = self.twin.module
             with mode(graph, train), _without_dropout(graph if train else None):
-                out, own = _run(lambda: self.twin(*args, **kwargs), graph, gradients)
+                out, own = ran(lambda: self.twin(*args, **kwargs), graph, gradients)
             after = {n: b.clone() for n, b in graph.named_buffers()}
             _restore(graph, self._buffers_of)
             names = self._names()
@@ -258,13 +270,14 @@ def _as_double(leaf: Any) -> Any:
     return leaf
 
 
-def _double(module: nn.Module) -> nn.Module:
+def doubled(module: nn.Module) -> nn.Module:
+    """A copy in double precision."""
     double = copy.deepcopy(module)
     convert(double, torch.float64)
     return double
 
 
-def _run(
+def ran(
     call: Callable[[], Any], module: nn.Module, gradients: bool
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """Floating-point outputs, and gradients of a fixed random sum of them."""
@@ -287,9 +300,10 @@ def _run(
     return [t.detach() for t in outputs], own
 
 
-def _compare(
+def compared(
     wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor], tolerance: float
 ) -> Difference:
+    """How some tensors differ from those that are wanted, in order."""
     if len(wanted) != len(got):
         return Difference(f"it gives {len(got)} tensors, the original {len(wanted)}")
     found = Difference()

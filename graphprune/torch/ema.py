@@ -12,6 +12,7 @@ from torch import nn
 from graphprune.errors import UsageError
 from graphprune.plan import Cut, Plan
 from graphprune.torch.capture import Captured, named_tensors
+from graphprune.torch.shorter import Surgery
 from graphprune.torch.slicing import parameter_cuts, slice_tensor
 
 Aliases = Mapping[str, tuple[str, ...]]
@@ -19,7 +20,12 @@ Aliases = Mapping[str, tuple[str, ...]]
 
 
 def carry_ema(
-    ema: Any, plan: Plan, captured: Captured | None = None, module: nn.Module | None = None
+    ema: Any,
+    plan: Plan,
+    captured: Captured | None = None,
+    module: nn.Module | None = None,
+    surgery: Surgery | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> None:
     """Prune averaged weights in place.
 
@@ -31,6 +37,8 @@ def carry_ema(
         captured: The original, which knows what is tied; None: what `ema` itself shows to be tied.
         module: The pruned module; needed unless `ema` is a state dict. Not changed: the averaged
             values are put into a copy of it.
+        surgery: How layers left the class, for a deep copy of it.
+        renamed: Path of a weight of the pruned module -> its path in the original, where they differ.
 
     Raises:
         UsageError: `ema` is a copy of another model, or of a kind that cannot be changed in place.
@@ -38,7 +46,15 @@ def carry_ema(
     """
     aliases = None if captured is None else captured.weights.aliases
     if isinstance(ema, MutableMapping):
-        ema.update(_cut(ema, plan, aliases))
+        values = _cut(ema, plan, aliases)
+        if plan.layers:
+            if module is None or captured is None:
+                raise UsageError(
+                    "layers left with this plan: give the original and the pruned module as well"
+                )
+            values = _at_new_paths(values, module, captured, renamed or {})
+            ema.clear()
+        ema.update(values)
         return
     if not isinstance(ema, nn.Module):
         raise UsageError(
@@ -51,13 +67,20 @@ def carry_ema(
         )
     inner = ema.module if isinstance(getattr(ema, "module", None), nn.Module) else ema
     assert isinstance(inner, nn.Module)
-    made = _filled(module, _cut(dict(named_tensors(inner)), plan, aliases))
+    values = _cut(dict(named_tensors(inner)), plan, aliases)
+    if plan.layers:
+        values = _at_new_paths(values, module, captured, renamed or {})
+    made = _filled(module, values)
     parts = dict(inner.named_modules())
     for path, part in made.named_modules():
         part.training = parts[path].training if path in parts else inner.training
     if inner is not ema:
         ema.module = made
         return
+    if surgery is not None:
+        shorter = copy.deepcopy(inner)
+        surgery.apply(shorter)
+        parts = dict(shorter.named_modules())
     if type(ema) is not type(made) or parts.keys() != dict(made.named_modules()).keys():
         raise UsageError(
             f"the pruned module is a {type(made).__name__}, which a copy of a {type(ema).__name__} "
@@ -65,6 +88,8 @@ def carry_ema(
         )
     from graphprune.torch.result import transplant
 
+    if surgery is not None:
+        surgery.apply(ema)
     transplant(made, ema)
 
 
@@ -88,6 +113,24 @@ def _cut(values: Mapping[str, Any], plan: Plan, aliases: Aliases | None) -> dict
             result[path] = sliced.requires_grad_(value.requires_grad)
     if cuts and not known:
         raise UsageError(f"the EMA has no '{next(iter(cuts))}': it is of another model")
+    return result
+
+
+def _at_new_paths(
+    values: Mapping[str, Any],
+    module: nn.Module,
+    captured: Captured | None,
+    renamed: Mapping[str, str],
+) -> dict[str, Any]:
+    """Values at the paths of the pruned module; those of layers that left go."""
+    whole = None if captured is None else captured.module or captured.graph_module
+    before = set() if whole is None else {path for path, _ in named_tensors(whole)}
+    now = {path for path, _ in named_tensors(module)}
+    result = {p: v for p, v in values.items() if p.removeprefix("module.") not in before - now}
+    for new, old in renamed.items():
+        for prefix in ("", "module."):
+            if prefix + old in values:
+                result[prefix + new] = values[prefix + old]
     return result
 
 

@@ -58,7 +58,9 @@ def rewind(
         path = plain_name(key)
         if not isinstance(tensor, torch.Tensor):
             continue  # a module's extra state
-        paths = aliases.get(id(tensor), (path,))
+        before = getattr(plan, "renamed", {})
+        path = before.get(path, path)
+        paths = tuple(before.get(p, p) for p in aliases.get(id(tensor), (path,)))
         value = next((given[p] for p in (path, *paths) if p in given), None)
         if value is None:
             raise UsageError(f"the checkpoint has no '{path}': give a state dict of this module")

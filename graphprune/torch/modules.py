@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -141,6 +141,33 @@ class MultiheadAttention(nn.MultiheadAttention):
             spread = F.pad(spread, (0, keys - spread.shape[-1]))[:, None, None, :]
             mask = spread if mask is None else mask + spread
         return mask
+
+
+class PassThrough(nn.Module):
+    """Stands in the place of a layer that left: gives its first tensor back.
+
+    Attributes:
+        outputs: 0: the tensor itself; else a tuple of so many, all but the first of them None.
+    """
+
+    def __init__(self, outputs: int = 0) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    @staticmethod
+    def instead_of(layer: nn.Module, outputs: int) -> PassThrough:
+        """One with the public attributes of a layer that are no tensors: others may read them."""
+        made = PassThrough(outputs)
+        for name, value in vars(layer).items():
+            if not name.startswith("_") and not isinstance(value, Tensor):
+                made.__dict__.setdefault(name, value)
+        made.training = layer.training
+        return made
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The first tensor among the arguments, as it is."""
+        first = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        return (first, *([None] * (self.outputs - 1))) if self.outputs else first
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

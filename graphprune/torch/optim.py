@@ -43,7 +43,7 @@ class _Move:
     grad: torch.Tensor | None
 
 
-def carry_over(optimizer: Optimizer, pairs: Pairs) -> None:
+def carry_over(optimizer: Optimizer, pairs: Pairs, gone: Sequence[nn.Parameter] = ()) -> None:
     """Let an optimizer of the original train the pruned module on.
 
     `optimizer.param_groups[i]["params"]` then holds the new parameters in the places of the old;
@@ -60,6 +60,7 @@ def carry_over(optimizer: Optimizer, pairs: Pairs) -> None:
             the real one as `.optimizer` (accelerate's) is seen through.
         pairs: All parameters of the module. What the optimizer holds beyond (of another module that
             is trained along: a loss with weights, a head) is left as it is.
+        gone: Parameters of layers that left: they leave their groups, with their state.
 
     Raises:
         UsageError: The optimizer holds no parameter of the module, its step does not work element
@@ -67,8 +68,12 @@ def carry_over(optimizer: Optimizer, pairs: Pairs) -> None:
     """
     moves = _moves(optimizer, pairs)
     optimizer = innermost(optimizer)
+    left = set(gone)
     for group in optimizer.param_groups:
-        group["params"][:] = [moves[p].new if p in moves else p for p in group["params"]]
+        stays = [p for p in group["params"] if p not in left]
+        group["params"][:] = [moves[p].new if p in moves else p for p in stays]
+    for parameter in left:
+        optimizer.state.pop(parameter, None)
     for old, move in moves.items():
         optimizer.state.pop(old, None)
         if move.state is not None:

@@ -31,6 +31,7 @@ from graphprune.torch.provenance import Traced, trace
 from graphprune.torch.recording import attributes
 from graphprune.torch.rewrite import Edit
 from graphprune.torch.scales import folded, missing
+from graphprune.torch.shorter import Surgery
 from graphprune.torch.solve import Solution, changes, solve
 from graphprune.torch.tags import Attribute, Leaf, leaves
 
@@ -53,12 +54,16 @@ class Kept:
         changed: Everything that differs: `path.attribute: old -> new`.
         folded: Name of a weight -> what it was multiplied with, of its old shape. Its gradient is that
             of the masked original divided by this.
+        surgery: How layers left it (`torch/shorter.py`); None where none did.
+        renamed: Path of a weight -> its path in the original, where layers left in front of it.
     """
 
     module: nn.Module | None
     why: str
     changed: tuple[str, ...] = ()
     folded: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    surgery: Surgery | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

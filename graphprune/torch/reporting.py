@@ -20,6 +20,7 @@ from graphprune.torch.subject import TorchSubject, count_parameters, parameter_c
 
 def build_report(
     subject: TorchSubject,
+    base: TorchSubject,
     plan: Plan,
     result: nn.Module,
     options: Options,
@@ -33,6 +34,7 @@ def build_report(
 
     Args:
         subject: The original.
+        base: It without the layers that left.
         plan: What was removed.
         result: What is left.
         options: What the user said.
@@ -51,7 +53,7 @@ def build_report(
         form = (f"{name} became a graph: {kept.why}",)
     original = captured.module or captured.graph_module
     before = Side(parameter_count(captured), subject.macs(), _bytes(original))
-    after = Side(count_parameters(result), subject.macs(plan), _bytes(result))
+    after = Side(count_parameters(result), base.macs(plan), _bytes(result))
     if latency is not None:
         one, two = latency.original, latency.pruned
         before = Side(before.params, before.macs, before.bytes, one.median_ms, one.iqr_ms)
@@ -69,6 +71,7 @@ def build_report(
         groups=group_reports(plan, shapes),
         unpruned=plan.unpruned,
         timings_s=timings,
+        layers=plan.layers,
         warnings=(*captured.notes, *form),
     )
 

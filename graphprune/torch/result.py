@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -31,6 +31,7 @@ class Pruned:
         captured: The original, as it was traced.
         pairs: Parameter of the original -> that of the result, and the cuts between them.
         scaled: Weights that a factor was folded into: a scale of attention that `forward` computes.
+        renamed: Path of a weight -> its path in the original, where layers left in front of it.
     """
 
     module: nn.Module
@@ -41,16 +42,29 @@ class Pruned:
     captured: Captured
     pairs: Mapping[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]]
     scaled: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def parameter_pairs(
-    captured: Captured, plan: Plan, result: nn.Module
+    captured: Captured,
+    plan: Plan,
+    result: nn.Module,
+    renamed: Mapping[str, str] | None = None,
 ) -> dict[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]]:
-    """Every parameter of the original, with that of the result and the cuts between them."""
+    """Every parameter of the original that stays, with that of the result and the cuts between them.
+
+    Args:
+        captured: The original.
+        plan: What was removed.
+        result: What is left.
+        renamed: Path of a weight of it -> its path in the original, where they differ.
+    """
+    before = renamed or {}
     source = captured.module or captured.graph_module
     cuts = parameter_cuts(plan)
     names = {p: n for n, paths in captured.weights.aliases.items() for p in paths}
-    made = dict(result.named_parameters(remove_duplicate=False))
+    named = result.named_parameters(remove_duplicate=False)
+    made = {before.get(path, path): parameter for path, parameter in named}
     pairs: dict[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]] = {}
     for path, parameter in source.named_parameters(remove_duplicate=False):
         if parameter not in pairs and path in made:

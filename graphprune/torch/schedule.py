@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from graphprune.decide import Scores
-from graphprune.errors import NothingGainedError
+from graphprune.errors import NothingGainedError, UsageError
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.torch import checkpoint as files
@@ -96,10 +96,12 @@ def iterative(
         **settings: Fields of `Options`.
 
     Raises:
-        UsageError: A checkpoint of another run, an unknown schedule, `head_dims` in several steps.
+        UsageError: A checkpoint of another run, an unknown schedule, `head_dims` in several steps, `layers`.
         GraphpruneError: What `prune` raises. The module is then as the last good step left it.
     """
     chosen = replace(options, **settings) if options is not None else Options(**settings)
+    if chosen.layers is not None:
+        raise UsageError("layers leave in one step: prune(layers=...) first, then go on from that")
     run = Run.start(
         module,
         (args, kwargs, dynamic_shapes),

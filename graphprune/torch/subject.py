@@ -19,7 +19,7 @@ from graphprune.rules.aten.registry import aten
 from graphprune.rules.registry import MacRule, no_macs
 from graphprune.selection.cost import CostModel
 from graphprune.torch.call import Call, call_of, is_tensor
-from graphprune.torch.capture import Captured, named_tensors
+from graphprune.torch.capture import Captured, named_tensors, read
 from graphprune.torch.rewrite import rewrite
 from graphprune.torch.shapes import dims_of
 from graphprune.torch.trace import analyse_captured
@@ -133,7 +133,8 @@ def parameter_count(captured: Captured) -> int:
     if captured.module is None:
         tensors = captured.weights.tensors.values()
         return sum(t.numel() for t in tensors if isinstance(t, nn.Parameter))
-    return count_parameters(captured.module)
+    left = [p for n in captured.dropped if isinstance(p := read(captured.module, n), nn.Parameter)]
+    return count_parameters(captured.module) - sum(p.numel() for p in left)
 
 
 def count_parameters(module: nn.Module) -> int:
