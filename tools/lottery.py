@@ -1,13 +1,15 @@
 """Lottery-ticket curve of a ResNet-20 on Fashion-MNIST: what a sparse net is trained from.
 
-    python -m tools.lottery --folder FOLDER [--seeds 0 1 2] [--rounds 17] [--sparsity 0.98]
-        [--steps 2000] [--rewind-to 100] [--images 60000] [--out docs/lottery.md]
+    python -m tools.lottery --folder FOLDER [--seeds 0 1 2] [--sparsities 0.5 0.75 0.9 0.95 0.98]
+        [--steps 600] [--batch 64] [--rewind-to 60] [--stride 3] [--images 60000]
+        [--out docs/lottery.md]
 
 Four curves over the sparsity: `rewound` (iterative, weights of step --rewind-to), `random` (the masks
 of rewound under freshly drawn weights, trained from the first step), `preserved` (iterative, weights
-kept, learning rate rewound), `one-shot` (masked at once from the dense net, rewound). Every round is
-in a checkpoint and every finished run in FOLDER/lottery.json; what is there is not run again (one
-FOLDER for one setting).
+kept, learning rate rewound), `one-shot` (masked at once from the dense net, rewound). A round goes
+to the next of --sparsities. --stride is that of the first convolution: parameters are the same with
+any, multiply-adds are not. Every round is in a checkpoint and every finished run in
+FOLDER/lottery.json; what is there is not run again (one FOLDER for one setting).
 """
 
 from __future__ import annotations
@@ -31,13 +33,17 @@ from models_zoo.recipes.resnet_fashion import ResNet
 from tools._common import environment, table, write_page
 
 WAYS = ("rewound", "random", "preserved", "one-shot")
-LR, BATCH = 0.1, 128
+LR = 0.1
+SETTING = ("sparsities", "steps", "batch", "rewind_to", "stride", "images")
 Record = dict[str, Any]
 
 
-def net(seed: int) -> nn.Module:
+def net(seed: int, stride: int) -> nn.Module:
+    """Freshly initialised; in the memory format that is fastest on a CPU."""
     torch.manual_seed(seed)
-    return ResNet((16, 32, 64), blocks=3)
+    model = ResNet((16, 32, 64), blocks=3)
+    model.conv1.stride = (stride, stride)
+    return model.to(memory_format=torch.channels_last)
 
 
 class Runs:
@@ -52,6 +58,9 @@ class Runs:
         self.test = Split(test.images[: given.images], test.labels[: given.images])
         self.kept = given.folder / f"dense-{seed}.pt"
 
+    def net(self, seed: int) -> nn.Module:
+        return net(seed, self.given.stride)
+
     def train(self, model: nn.Module, number: int, first: int) -> float:
         """Steps from `first` on; SGD with momentum, one cosine over all steps. Gives accuracy in %."""
         generator = torch.Generator().manual_seed(1000 * self.seed + number)
@@ -63,7 +72,7 @@ class Runs:
             optimizer.param_groups[0]["lr"] = rate
             if number == 0 and step == self.given.rewind_to:
                 self.start = gpt.snapshot(model)
-            at = torch.randint(0, len(self.images), (BATCH,), generator=generator)
+            at = torch.randint(0, len(self.images), (self.given.batch,), generator=generator)
             loss = F.cross_entropy(model(augment(self.images[at], generator)), self.labels[at])
             optimizer.zero_grad()
             loss.backward()
@@ -75,13 +84,14 @@ class Runs:
         k = self.given.rewind_to
         if number == 0:
             found = self.train(model, 0, 0)
-            torch.save({"dense": gpt.snapshot(model), "start": self.start}, self.kept)
+            saved = {"dense": gpt.snapshot(model), "start": self.start, "accuracy": found}
+            torch.save(saved, self.kept)
             return {"rewound": found, "random": found, "one-shot": found}
         masks = gpt.masks_of(model)
         zeros = sum(int((~m).sum()) for m in masks.values())
-        drawn = gpt.put_masks(net(10_000 * (self.seed + 1) + number), masks)
+        drawn = gpt.put_masks(self.net(10_000 * (self.seed + 1) + number), masks)
         saved = torch.load(self.kept, weights_only=True)
-        once = gpt.rewind(net(self.seed), saved["dense"])
+        once = gpt.rewind(self.net(self.seed), saved["dense"])
         gpt.sparsify(once, zeros / sum(m.numel() for m in masks.values()))
         return {
             "rewound": self.train(model, number, k),
@@ -90,17 +100,25 @@ class Runs:
         }
 
     def preserved(self, model: nn.Module, number: int) -> Record:
-        """A round from the weights as they are, the learning rate as at the step of rewinding."""
-        first = 0 if number == 0 else self.given.rewind_to
-        return {"preserved": self.train(model, number, first)}
+        """A round from the weights as they are, the learning rate as at the step of rewinding.
+
+        The dense net is the one that `rewound` trained.
+        """
+        if number == 0:
+            saved = torch.load(self.kept, weights_only=True)
+            gpt.rewind(model, saved["dense"])
+            return {"preserved": saved["accuracy"]}
+        return {"preserved": self.train(model, number, self.given.rewind_to)}
 
     def records(self, way: str) -> list[Record]:
         """All rounds of `rewound` (and what goes with it) or `preserved`."""
+        goals = self.given.sparsities
         found = gpt.lottery(
-            net(self.seed),
+            self.net(self.seed),
             getattr(self, way),
-            self.given.sparsity,
-            steps=self.given.rounds,
+            goals[-1],
+            steps=len(goals),
+            schedule=lambda number, *_: 1 - goals[number - 1],
             initialisation=way,
             rewind_to=self.given.rewind_to,
             checkpoint=self.given.folder / f"{way}-{self.seed}.safetensors",
@@ -160,10 +178,12 @@ def page(records: Sequence[Record], given: argparse.Namespace) -> None:
         words = [f"{statistics.mean(c):.2f} ({min(c):.2f} to {max(c):.2f})" for c in cells]
         rows.append([f"{share:.1%}", *words, f"{statistics.mean(ahead):+.2f}"])
     settings = (
-        f"ResNet-20 of {sum(p.numel() for p in net(0).parameters()):,} parameters, {given.images:,} "
-        f"images, {given.steps:,} steps of {BATCH} a training, rewound to step {given.rewind_to}, "
-        f"seeds {', '.join(map(str, given.seeds))}. Accuracy in % on the test images: mean (lowest "
-        "to highest)."
+        f"ResNet-20 of {sum(p.numel() for p in net(0, 1).parameters()):,} parameters, its first "
+        f"convolution at stride {given.stride}; {given.images:,} training images, {given.steps:,} "
+        f"steps of {given.batch} a training, learning rate {LR} after a warm-up, then a cosine to "
+        f"zero; rewound to step {given.rewind_to}; seeds {', '.join(map(str, given.seeds))}. "
+        "Accuracy in % on the test images: mean (lowest to highest); the last column is the mean "
+        "of the differences within a seed."
     )
     header = ["zeros", *WAYS, "rewound - random"]
     write_page(
@@ -185,17 +205,17 @@ def main(arguments: Sequence[str] | None = None) -> list[Record]:
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=17)
-    parser.add_argument("--sparsity", type=float, default=0.98)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--rewind-to", type=int, default=100)
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.75, 0.9, 0.95, 0.98])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rewind-to", type=int, default=60)
+    parser.add_argument("--stride", type=int, default=3)
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    names = ("rounds", "sparsity", "steps", "rewind_to", "images")
-    setting = {n: getattr(given, n) for n in names}
+    setting = {n: getattr(given, n) for n in SETTING}
     known = given.folder / "setting.json"
     if known.exists() and json.loads(known.read_text()) != setting:
         parser.error(f"{given.folder} holds runs of another setting: give another --folder")

@@ -50,7 +50,8 @@ def sparsify(
         opt.option(
             "--scope",
             "SCOPE",
-            "global: one threshold over all layers. local: the same share of each.",
+            "global: one threshold over all layers. local: the same share of each. sensitivity: "
+            "shares of least damage, measured on --calib.",
             opt.WHAT,
         ),
     ] = "global",
@@ -59,7 +60,8 @@ def sparsify(
         opt.option(
             "--criterion",
             "NAME",
-            "magnitude, l<P> (relative to the layer's Lp mean), wanda (with --calib), random.",
+            "magnitude, l<P> (relative to the layer's Lp mean), random; with --calib: wanda, and "
+            "taylor and fisher (need torch).",
             opt.WHAT,
         ),
     ] = "magnitude",
@@ -122,7 +124,7 @@ def sparsify(
         from graphprune.errors import NothingGainedError
         from graphprune.onnx.load import load
         from graphprune.onnx.save import save
-        from graphprune.sparse.sparsify import Sparsity
+        from graphprune.sparse.options import Sparsity
         from graphprune.sparse.sparsify import sparsify as sparsify_model
 
         made = sparsify_model(

@@ -33,8 +33,8 @@ import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
-from graphprune.data.feeds import Batch
 from graphprune.distill.need import need_torch
+from graphprune.distill.projections import outputs_of, projected, samples_of, scale_of
 from graphprune.errors import UsageError
 from graphprune.selection.criteria import WeightOf, scores, units_at
 
@@ -53,9 +53,6 @@ KINDS = ("taylor", "fisher")
 
 SAMPLES = 256
 """Samples at most: each takes a forward and a backward pass of its own."""
-
-_SCALED_BY = 128
-"""Samples by which outputs are normalised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,17 +155,17 @@ def _collect(
     leaves = {use: w.detach().clone().requires_grad_() for use, w in leaves.items()}
     if not leaves:
         return {}
-    samples = _samples(model, feeds)
+    samples = samples_of(model, feeds)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(samples))[:SAMPLES])
-    outputs = _outputs(model) if loss is None else None
-    scale = {} if outputs is None else _scale(module, outputs, [samples[i] for i in chosen])
+    outputs = outputs_of(model) if loss is None else None
+    scale = {} if outputs is None else scale_of(module, outputs, [samples[i] for i in chosen])
     signs = torch.Generator().manual_seed(seed)
     totals = {name: torch.zeros(graph.by_name[name].size, dtype=torch.float64) for name in slices}
     for count, i in enumerate(chosen):
         values = module(tensors(samples[i], device), outputs, leaves)
         if loss is None:
-            target = _projected(values, scale, signs)
+            target = projected(values, scale, signs)
         else:
             target = loss(values, int(i))
         gradients = torch.autograd.grad(target, list(leaves.values()), allow_unused=True)
@@ -219,61 +216,3 @@ def _slices(module: OnnxModule, graph: DependencyGraph, group: Group) -> tuple[_
         reads = site.node not in written or len(axes[id(site)]) > 1
         (reading if reads else others).append(found)
     return tuple(reading or others)
-
-
-def _samples(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
-    """One sample a call, padding taken off, as far as the model's batch is open."""
-    from graphprune.data.padding import find_padding
-    from graphprune.distill.samples import make_steps
-
-    batches = [
-        Batch(dict(f), max((len(a) for a in f.values() if a.ndim), default=1)) for f in feeds
-    ]
-    padding = find_padding(model, [b.feeds for b in batches])
-    return [g.feeds for step in make_steps(model, batches, 1, padding, ordered=True) for g in step]
-
-
-def _outputs(model: ir.Model) -> list[str]:
-    """The outputs that have gradients, in front of a closing softmax or sigmoid."""
-    from graphprune.distill.matches import before_saturation
-
-    found = [before_saturation(v) for v in model.graph.outputs]
-    return list(dict.fromkeys(v.name or "" for v in found if v.producer() is not None))
-
-
-def _scale(
-    module: OnnxModule, outputs: Sequence[str], samples: Sequence[Mapping[str, Array]]
-) -> dict[str, float]:
-    """One over the standard deviation of each floating-point output."""
-    import torch
-
-    from graphprune.distill.teacher import tensors
-
-    device = next(module.parameters()).device
-    seen: dict[str, list[Tensor]] = {name: [] for name in outputs}
-    with torch.no_grad():
-        for feeds in samples[:_SCALED_BY]:
-            for name, value in module(tensors(feeds, device), outputs).items():
-                if value.is_floating_point():
-                    seen[name].append(value.double().reshape(-1))
-    deviations = {n: float(torch.cat(v).std(correction=0)) for n, v in seen.items() if v}
-    found = {n: 1 / d for n, d in deviations.items() if d > 0}  # not NaN either
-    if not found:
-        raise UsageError(
-            "gradient criteria: on these inputs there is no output that varies and is finite"
-        )
-    return found
-
-
-def _projected(values: Mapping[str, Tensor], scale: Mapping[str, float], signs: Any) -> Tensor:
-    """Random signs times the normalised outputs, over the root of their number."""
-    import torch
-
-    total = torch.zeros(())
-    for name, value in values.items():
-        if name not in scale:
-            continue
-        drawn = torch.randint(0, 2, value.shape, generator=signs).to(value.device, value.dtype)
-        factor = scale[name] / value.numel() ** 0.5
-        total = total.to(value.device) + factor * ((2 * drawn - 1) * value).sum()
-    return total

@@ -126,7 +126,7 @@ def _relaxed(
     steps: list[tuple[float, str, int, float]] = []
     for name, choice in options.items():
         delta = deltas[name]
-        corners = _hull(delta[0] - delta, choice.damage)
+        corners = hull(delta[0] - delta, choice.damage)
         for before, after in itertools.pairwise(corners):
             saved = float(delta[before] - delta[after])
             lost = float(choice.damage[after] - choice.damage[before])
@@ -139,7 +139,7 @@ def _relaxed(
     return {name: options[name].counts[i] for name, i in chosen.items()}
 
 
-def _hull(saving: np.ndarray, damage: np.ndarray) -> list[int]:
+def hull(saving: np.ndarray, damage: np.ndarray) -> list[int]:
     """Corners of the lower convex hull of damage over saving, from the first choice on."""
     corners = [0]
     for i in range(1, len(saving)):

@@ -6,12 +6,14 @@
 - `wanda`: |w| times the root mean square of the input it multiplies, over calibration inputs (Sun
   et al., ICLR'24). Embeddings, recurrences and other weights that no activation of the graph is
   multiplied with count with 1.
+- `taylor`, `fisher`: by gradients of the outputs on calibration inputs, without labels
+  (`graphprune.distill.weight_scores`; torch).
 - `random`: the baseline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,23 @@ from graphprune.sparse.weights import Weight
 
 Array = np.ndarray[Any, Any]
 
-CRITERIA = ("magnitude", "l<P> (e.g. l1, l2)", "wanda", "random")
+GRADIENT = ("taylor", "fisher")
+DATA_DRIVEN = ("wanda", *GRADIENT)
+CRITERIA = ("magnitude", "l<P> (e.g. l1, l2)", *DATA_DRIVEN, "random")
+
+_LEAST = np.float32(2.0**-120)
+"""A score below which only zeros are: what no output depends on leaves after them."""
 
 
 def check_criterion(name: str) -> None:
-    """Raises UsageError: an unknown criterion."""
-    if name not in ("magnitude", "wanda", "random"):
+    """Raises UsageError: an unknown criterion, or one that needs a training."""
+    if name == "movement":
+        raise UsageError(
+            "criterion 'movement' adds up gradients of a training, which an ONNX file does not have: "
+            "train the module with graphprune.torch (WeightScores, docs/torch.md), or take taylor or "
+            "fisher"
+        )
+    if name not in ("magnitude", *DATA_DRIVEN, "random"):
         try:
             order = norm_order(name)
         except UsageError:
@@ -61,6 +74,35 @@ def score(weight: Weight, criterion: str, seed: int, inputs: Mapping[str, Array]
     assert order is not None
     mean = float((array.astype(np.float64) ** order).mean()) ** (1 / order) if array.size else 0.0
     return (array / np.float32(mean)).astype(np.float32) if mean > 0 else array
+
+
+def by_gradient(
+    weights: Sequence[Weight], found: Mapping[str, Array], criterion: str
+) -> Callable[[Weight], Array]:
+    """Gradient scores as a function of the weight, of the same form as `score`.
+
+    A weight without a gradient counts by its magnitude, at the mean level of all others.
+
+    Args:
+        weights: All that are pruned.
+        found: Initializer name -> scores, of those that have a gradient.
+        criterion: `taylor`, or `fisher`, which is a square.
+    """
+    power = 2 if criterion == "fisher" else 1
+    scored = [found[w.name] for w in weights if w.name in found]
+    count = sum(a.size for a in scored)
+    level = sum(float(a.sum(dtype=np.float64)) for a in scored) / count if count else 1.0
+
+    def scores(weight: Weight) -> Array:
+        array = np.abs(weight.array().astype(np.float32))
+        own = found.get(weight.name)
+        if own is None:
+            powered = array**power
+            mean = float(powered.mean(dtype=np.float64)) if powered.size else 0.0
+            own = powered * np.float32(level / mean) if mean > 0 else powered
+        return np.where(array == 0, np.float32(0), np.maximum(own, _LEAST))
+
+    return scores
 
 
 def _along(weight: Weight, means: Array) -> Array:

@@ -21,10 +21,18 @@ def by_layer(weights: Sequence[Weight], scores: Scores, sparsity: float) -> dict
     """The same share of every weight."""
     masks = {}
     for weight in weights:
-        found = scores(weight)
-        lowest = _lowest(found.reshape(1, -1), round(sparsity * weight.size))
-        masks[weight.name] = Mask.of(lowest.reshape(weight.shape))
+        masks[weight.name] = lowest(scores(weight), round(sparsity * weight.size))
     return masks
+
+
+def by_count(weights: Sequence[Weight], scores: Scores, counts: Sequence[int]) -> dict[str, Mask]:
+    """Of every weight as many as are given for it."""
+    return {w.name: lowest(scores(w), n) for w, n in zip(weights, counts, strict=True)}
+
+
+def lowest(scores: Array, count: int) -> Mask:
+    """The `count` lowest of one weight, ties in its order."""
+    return Mask.of(_lowest(scores.reshape(1, -1), count).reshape(scores.shape))
 
 
 def by_output(weights: Sequence[Weight], scores: Scores, sparsity: float) -> dict[str, Mask]:
@@ -33,8 +41,8 @@ def by_output(weights: Sequence[Weight], scores: Scores, sparsity: float) -> dic
     for weight in weights:
         moved = np.moveaxis(scores(weight), weight.role.output, 0)
         rows = moved.reshape(moved.shape[0], -1)
-        lowest = _lowest(rows, round(sparsity * rows.shape[1])).reshape(moved.shape)
-        masks[weight.name] = Mask.of(np.moveaxis(lowest, 0, weight.role.output))
+        pruned = _lowest(rows, round(sparsity * rows.shape[1])).reshape(moved.shape)
+        masks[weight.name] = Mask.of(np.moveaxis(pruned, 0, weight.role.output))
     return masks
 
 
@@ -96,10 +104,10 @@ def n_of_m(
         at = weight.role.reduction if axis is None else axis
         moved = np.moveaxis(scores(weight), at, -1)
         groups = moved.reshape(-1, m)
-        lowest = np.concatenate(
+        pruned = np.concatenate(
             [_lowest(groups[i : i + _ROWS], m - n) for i in range(0, len(groups), _ROWS)]
         )
-        masks[weight.name] = Mask.of(np.moveaxis(lowest.reshape(moved.shape), -1, at))
+        masks[weight.name] = Mask.of(np.moveaxis(pruned.reshape(moved.shape), -1, at))
     return masks
 
 

@@ -5,9 +5,9 @@ result = graphprune.sparsify("model.onnx", sparsity=0.9)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,83 +25,20 @@ from graphprune.selection.ratios import named
 from graphprune.sparse import select
 from graphprune.sparse.empty import empty_units
 from graphprune.sparse.formats import Tensor, cheapest
+from graphprune.sparse.options import Sparsity
 from graphprune.sparse.reports import SparseWeight, SparsityReport
-from graphprune.sparse.scores import check_criterion, input_means, score
+from graphprune.sparse.scores import DATA_DRIVEN, GRADIENT, by_gradient, input_means, score
 from graphprune.sparse.weights import Weight, prunable
 
 if TYPE_CHECKING:
+    from graphprune.data.feeds import Calibration
     from graphprune.measure.latency import Latency
     from graphprune.plan import Plan
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[..., None]
 
-RANDOM = "calibration inputs are random: wanda weighs by scales of inputs, which are others in use"
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """What to prune of single weights.
-
-    Attributes:
-        sparsity: The share of zeros over all weights that are pruned, 0 < S < 1; None with a
-            pattern, which says it.
-        scope: `global` (one threshold over all layers) or `local` (the same share of each; with
-            `wanda` of each output).
-        criterion: See `graphprune.sparse.scores`.
-        pattern: N:M, `2:4`: of every M elements in a row N stay.
-        pattern_axis: Along which axis; None: the one that is summed over.
-        only: Globs of initializers or layers; all others are left.
-        exclude: Globs of initializers or layers to leave.
-        seed: Of random scores and inputs.
-    """
-
-    sparsity: float | None = None
-    scope: str = "global"
-    criterion: str = "magnitude"
-    pattern: str | None = None
-    pattern_axis: int | None = None
-    only: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("only", "exclude"):
-            given = getattr(self, name)
-            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
-        if self.sparsity is not None and not 0 < self.sparsity < 1:
-            raise UsageError(
-                f"sparsity {self.sparsity:g} is out of range: it is the share of zeros, 0 < S < 1"
-            )
-        if self.scope not in ("global", "local"):
-            raise UsageError(f"scope '{self.scope}' is neither 'local' nor 'global'")
-        check_criterion(self.criterion)
-        if self.pattern is None:
-            if self.sparsity is None:
-                raise UsageError("say how much to prune: sparsity (0.9) or pattern (2:4)")
-            if self.pattern_axis is not None:
-                raise UsageError("pattern_axis needs a pattern, for example 2:4")
-        elif self.sparsity is not None and abs(self.sparsity - 1 + self.n / self.m) > 1e-6:
-            raise UsageError(
-                f"pattern {self.pattern} gives sparsity {1 - self.n / self.m:g}: leave out sparsity"
-            )
-
-    @property
-    def n(self) -> int:
-        """How many of `m` stay."""
-        return self._pattern[0]
-
-    @property
-    def m(self) -> int:
-        """The length of a group."""
-        return self._pattern[1]
-
-    @property
-    def _pattern(self) -> tuple[int, int]:
-        found = re.fullmatch(r"(\d+):(\d+)", self.pattern or "")
-        if not found or not 0 < int(found[1]) < int(found[2]):
-            raise UsageError(f"pattern '{self.pattern}' is not N:M with 0 < N < M, for example 2:4")
-        return int(found[1]), int(found[2])
+RANDOM = "calibration inputs are random: what matters on them need not matter in use"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +79,8 @@ def sparsify(
     Args:
         model: A path, an `onnx.ModelProto`, an `onnx_ir.Model` or a torch `ONNXProgram`; not changed.
         options: What to prune; or give the fields of `Sparsity` as keywords (`sparsity=0.9`).
-        calib: Calibration inputs, for criterion `wanda` (`graphprune.data.source`).
+        calib: Calibration inputs, for criteria `wanda`, `taylor`, `fisher` and scope `sensitivity`
+            (`graphprune.data.source`).
         calib_samples: As many of them at most.
         calib_images: How images become inputs (`graphprune.data.images`).
         tokenizer: The tokenizer.json for a text file.
@@ -155,18 +93,13 @@ def sparsify(
 
     Raises:
         UsageError: An option out of range, a glob that names nothing, an axis that N:M does not
-            divide, no calibration inputs for `wanda`, or inputs that cannot be read.
+            divide, no calibration inputs where they are needed, inputs that cannot be read, or a
+            gradient criterion without torch.
         NothingGainedError: The model has no weight that is pruned.
-        UnsupportedModelError: The model is unsound or does not run.
+        UnsupportedModelError: The model is unsound, does not run, or has an op without a gradient.
     """
     options = replace(options, **settings) if options is not None else Sparsity(**settings)
-    if options.criterion == "wanda" and calib is None:
-        raise UsageError("criterion 'wanda' needs calibration inputs: give calib (--calib)")
-    if options.criterion != "wanda" and calib is not None:
-        raise UsageError(
-            f"criterion '{options.criterion}' does not look at calibration inputs: leave out calib "
-            "(--calib), or take criterion wanda"
-        )
+    _check_calib(options, calib is not None)
     check_reading(calib, calib_images, tokenizer, max_length)
     tell = progress or (lambda *_: None)
     tell("load")
@@ -174,10 +107,9 @@ def sparsify(
     original = loaded.model
     LiftConstantsToInitializersPass()(original)
     weights = _chosen(prunable(original), options)
-    inputs: dict[str, Array] = {}
     warnings: list[str] = []
-    if options.criterion == "wanda":
-        tell("run")
+    data: Calibration | None = None
+    if options.reads_data:
         from graphprune.data.feeds import read_calibration
 
         data = read_calibration(
@@ -190,12 +122,9 @@ def sparsify(
             seed=options.seed,
             dims=dims,
         )
-        feeds = [b.feeds for b in (*data.fit, *data.choose, *data.judge)]
-        inputs = input_means(original, weights, feeds, threads)
         if data.random:
             warnings.append(RANDOM)
-    tell("select")
-    masks = _masks(weights, options, inputs)
+    masks = _masks(original, weights, options, data, threads, tell)
     result = original.clone()
     SparsifyPass(masks)(result)
     tell("analyse")
@@ -249,19 +178,79 @@ def _chosen(weights: list[Weight], options: Sparsity) -> list[Weight]:
     return chosen
 
 
-def _masks(
-    weights: list[Weight], options: Sparsity, inputs: Mapping[str, Array]
-) -> dict[str, Mask]:
-    def scores(weight: Weight) -> Array:
-        return score(weight, options.criterion, options.seed, inputs)
+def _check_calib(options: Sparsity, given: bool) -> None:
+    asked = f"criterion '{options.criterion}'"
+    if not given and options.reads_data:
+        asked = asked if options.criterion in DATA_DRIVEN else f"scope '{options.scope}'"
+        raise UsageError(f"{asked} needs calibration inputs: give calib (--calib)")
+    if given and not options.reads_data:
+        raise UsageError(
+            f"{asked} does not look at calibration inputs: leave out calib (--calib), or take "
+            f"criterion {', '.join(DATA_DRIVEN)} or scope sensitivity"
+        )
 
+
+def _masks(
+    model: ir.Model,
+    weights: list[Weight],
+    options: Sparsity,
+    data: Calibration | None,
+    threads: int,
+    tell: Progress,
+) -> dict[str, Mask]:
+    """What leaves of each weight. Where ratios are measured, scores see other inputs than these."""
+    measured = options.scope == "sensitivity"
+    parts = () if data is None else (data.fit if measured else data.fit + data.choose + data.judge)
+    scores = _scores(model, weights, options, [b.feeds for b in parts], threads, tell)
     if options.pattern is not None:
+        tell("select")
         return select.n_of_m(weights, scores, options.n, options.m, options.pattern_axis)
     assert options.sparsity is not None
+    if measured:
+        assert data is not None
+        from graphprune.sparse.sensitivity import damage_curves, least_damage
+
+        tell("measure damage")
+        curves = damage_curves(
+            model,
+            weights,
+            scores,
+            options.sparsity,
+            [b.feeds for b in data.choose + data.judge],
+            threads=threads,
+            progress=partial(tell, "measure damage"),
+        )
+        return select.by_count(weights, scores, least_damage(weights, curves, options.sparsity))
+    tell("select")
     if options.scope == "global":
         return select.over_all(weights, scores, options.sparsity)
     choose = select.by_output if options.criterion == "wanda" else select.by_layer
     return choose(weights, scores, options.sparsity)
+
+
+def _scores(
+    model: ir.Model,
+    weights: list[Weight],
+    options: Sparsity,
+    feeds: list[dict[str, Array]],
+    threads: int,
+    tell: Progress,
+) -> select.Scores:
+    """The criterion as a function of the weight."""
+    inputs: Mapping[str, Array] = {}
+    if options.criterion == "wanda":
+        tell("run")
+        inputs = input_means(model, weights, feeds, threads)
+    if options.criterion in GRADIENT:
+        from graphprune.distill.weight_scores import weight_scores
+
+        tell("score")
+        names, report = [w.name for w in weights], partial(tell, "score")
+        found = weight_scores(
+            model, names, feeds, options.criterion, options.seed, threads=threads, progress=report
+        )
+        return by_gradient(weights, found, options.criterion)
+    return lambda weight: score(weight, options.criterion, options.seed, inputs)
 
 
 def _after(weight: Weight) -> tuple[SparseWeight, int]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from graphprune.errors import UsageError
 from graphprune.sparse import select
-from graphprune.sparse.sparsify import Sparsity
+from graphprune.sparse.options import Sparsity
 from graphprune.torch.masks import put_masks
 from graphprune.torch.optim import innermost
 from graphprune.torch.prunable import Weight, chosen, prunable
@@ -194,6 +194,8 @@ def _options(
             )
     if shares and pattern is not None:
         raise UsageError("a pattern says how much of every weight: give no ratios with it")
+    if scope not in ("global", "local"):
+        raise UsageError(f"scope '{scope}' is neither 'global' nor 'local'")
     known = "magnitude" if criterion in GRADIENT else criterion
     least = min((s for s in shares.values() if s > 0), default=0.5)
     options = Sparsity(
