@@ -1,7 +1,7 @@
 """What it costs to leave whole layers out, beside as many parameters taken from inside of layers.
 
     python -m tools.depth --packages FOLDER --cache FOLDER [--names minilm-l6 minilm-l3 resnet-fashion]
-        [--leave 1 2 3] [--seeds 0 1 2] [--samples 256] [--json FILE] [--out docs/depth.md]
+        [--leave 1 2 3] [--seeds 0 1 2] [--samples 256] [--json FILE] [--out docs/results/depth.md]
 
 `tools/accuracy_cases.py` says what the folders hold, and has the models, the data and the metrics.
 Nothing is trained. `layers, by X` leaves layers out and does nothing else; `+ refit` refits what
@@ -164,7 +164,7 @@ def page(records: Mapping[str, Record], given: argparse.Namespace) -> None:
         parts.append(
             f"## {name}\n\nOriginal: {said}.\n\n" + table(header, rows(records, name), (3, 4))
         )
-    write_page(given.out, "Whole layers left out", parts)
+    write_page(given.out, "Whole layers left out, measured", parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,6 +22,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "l2, global": {"criterion": "l2"},
     "wanda, global": {"criterion": "wanda"},
     "wanda, local": {"criterion": "wanda", "scope": "local"},
+    "magnitude, sensitivity": {"scope": "sensitivity"},
+    "taylor, global": {"criterion": "taylor"},
+    "fisher, global": {"criterion": "fisher"},
     "random, global": {"criterion": "random"},
 }
 SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8)
@@ -39,7 +42,9 @@ def main() -> None:
     data, feeds = entry.evaluation(), entry.calibration()
 
     def accuracy(**settings: Any) -> float:
-        calib = feeds if settings.get("criterion") == "wanda" else None
+        looks = settings.get("criterion") in ("wanda", "taylor", "fisher")
+        looks = looks or settings.get("scope") == "sensitivity"
+        calib = feeds if looks else None
         result = sparsify(entry.path, calib=calib, bench=False, **settings)
         with Session(result.model) as session:
             return 100 * float(entry.evaluate(session.run, data))

@@ -36,7 +36,7 @@ class Backbone(nn.Module):
 
 
 def sample(name: str, *, seed: int = 0) -> Sample:
-    """The backbone of `name`, `(batch, 3, 224, 224)` -> feature maps.
+    """The backbone of `name`, `(batch, 3, size, size)` -> feature maps; size 224 where it is not fixed.
 
     Raises ValueError for an unknown name.
     """
@@ -46,6 +46,8 @@ def sample(name: str, *, seed: int = 0) -> Sample:
         warnings.simplefilter("ignore")
         whole = models.get_model(name, weights=None, weights_backbone=None)
     module = Backbone(whole.backbone)
-    image = live_images((4, 3, SIZE, SIZE), seed + 1)
+    fixed = whole.transform.fixed_size
+    size = fixed[0] if fixed else SIZE
+    image = live_images((4, 3, size, size), seed + 1)
     enliven(module, {"image": image}, seed)
     return Sample(module, {"image": image[:2]}, {"image": {0: "batch"}})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
+
+from fashion_files import write_fashion
 
 from graphprune import zoo
 from graphprune.errors import UsageError
@@ -23,20 +24,10 @@ SMALL += ["--kept", "0.5", "--seeds", "0", "--large", "--unscored"]
 MARKS = ("summary", "layers", "criteria", "sensitivity", "correlations", "environment")
 
 
-def idx(path: Path, header: int, array: np.ndarray[Any, Any]) -> None:
-    with gzip.open(path, "wb", compresslevel=1) as file:
-        file.write(bytes(header) + array.tobytes())
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fashion-MNIST's files, made of what ships: 256 fitted to, 1,000 held out, 200 scored."""
-    folder = tmp_path_factory.mktemp("fashion")
-    whole = zoo.get("resnet-fashion").evaluation()
-    for prefix, part in (("train", slice(0, 1256)), ("t10k", slice(1256, 1456))):
-        idx(folder / f"{prefix}-images-idx3-ubyte.gz", 16, whole["images"][part])
-        idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 8, whole["labels"][part].astype(np.uint8))
-    return folder
+    """256 fitted to, 1,000 held out, 200 scored."""
+    return write_fashion(tmp_path_factory.mktemp("fashion"), 1256, 200)
 
 
 def page(path: Path) -> Path:
