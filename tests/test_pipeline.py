@@ -57,6 +57,7 @@ def test_every_stage_is_timed_in_order(resnet: graphprune.Result) -> None:
     names = [
         "load",
         "run",
+        "shorten",
         "survey",
         "aim",
         "decide",

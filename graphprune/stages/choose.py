@@ -185,7 +185,8 @@ def rewrite_stage(work: Work) -> Work:
 
     bindings = [s.binding for s in work.base_sizes]
     plan, graph, pruned = rewrite(work.base_model, bindings, work.known_plan, work.graph, again)
-    plan = replace(plan, layers=work.layers)
+    if work.given is None:
+        plan = replace(plan, layers=work.layers)
     _require_something(plan, work.options)
     StampPass(plan)(pruned)
     return replace(work, plan=plan, graph=graph, pruned=pruned)
