@@ -169,9 +169,7 @@ def _mix_read(
     for head, (ours, theirs) in enumerate(zip(pair.ours, pair.theirs, strict=True)):
         stay = np.isin(ours, first.kept)
         about = mean[head] * smaller.biased
-        r, t = read_factors(
-            square[head] - np.outer(about, about), whole[theirs], int(stay.sum())
-        )
+        r, t = read_factors(square[head] - np.outer(about, about), whole[theirs], int(stay.sum()))
         through[node_name(pair.first.node)][np.ix_(ours, _places(first, ours[stay]))] = r
         weights[_places(second, theirs[stay])] = t.T @ whole[theirs]
         bias += (about - about @ r @ t.T) @ whole[theirs]
