@@ -184,12 +184,16 @@ def _sent(
 ) -> list[Array] | None:
     """`numbers` in the place of `start`, as they arrive at `ends`; None where that cannot be told.
 
-    Everything else that is read is looked at for its size only.
+    Everything else that is read is looked at for its size only. What is made of `start` itself
+    (exporters ask a view for its size, too) is not: the numbers must come through there.
     """
     known: dict[str, Array] = {}
     sized = [v for node in model.graph if node.op_type in _SIZES for v in node.inputs]
+    made = _made_of(start)
     for value in [*model.graph.inputs, *sized]:
-        if value is None or is_weight(value) or value.name not in dims or value.dtype is None:
+        if value is None or value in made or is_weight(value):
+            continue
+        if value.name not in dims or value.dtype is None:
             continue
         known[value.name or ""] = np.zeros(dims[value.name or ""], value.dtype.numpy())
     name = start.name or ""
@@ -213,6 +217,18 @@ def _sent(
         if not (np.isfinite(top) & (unit != 0)).all():
             return None
         found.append(np.rint(top / unit - 1).astype(np.int64))
+    return found
+
+
+def _made_of(start: ir.Value) -> set[ir.Value]:
+    """All values that a value goes into."""
+    found: set[ir.Value] = set()
+    stack = [start]
+    while stack:
+        for use in stack.pop().uses():
+            new = [v for v in use.node.outputs if v not in found]
+            found.update(new)
+            stack.extend(new)
     return found
 
 
@@ -247,14 +263,14 @@ def _mixed(
         return
     arrived = arrays[0].reshape(-1, inputs)
     heads = np.unique(operand.channels.reshape(-1, size), axis=0)
-    cuts = made_cut(operand.layer, plan, dims), read_cut(layer, plan)
+    made, read = made_cut(operand.layer, plan, dims), read_cut(layer, plan)
     once = np.array_equal(np.sort(arrived[0]), np.unique(heads))
     if not (arrived == arrived[:1]).all() or not once or not _disjoint(heads, operand.bad):
         return
     order = np.argsort(arrived[0])
     theirs = order[np.searchsorted(arrived[0][order], heads)]
-    if cuts[0] is not None and cuts[1] is not None:
-        yield from _cut_pairs(HeadPair(operand.layer, layer, heads, theirs, True), *cuts)
+    if made is not None and read is not None:
+        yield from _cut_pairs(HeadPair(operand.layer, layer, heads, theirs, True), made, read)
 
 
 def _disjoint(heads: Array, bad: frozenset[int]) -> bool:

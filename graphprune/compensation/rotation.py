@@ -199,21 +199,18 @@ def _moments(
         if not pair.reads:
             sides.append((False, pair.first, pair.ours))
         names = {side: _value(layer, pair.reads) for side, layer, _ in sides}
-        sums = {side: [0.0, 0.0, 0] for side in names}
+        rows: dict[bool, list[Array]] = {side: [] for side in names}
         with Session(original, threads=threads, outputs=list(dict.fromkeys(names.values()))) as run:
             for b, feed in enumerate(feeds):
                 results = run.run(feed)
                 for side, layer, channels in sides:
                     array = results[names[side]]
                     count = array.size // array.shape[layer.axes[0]]
-                    rows = output_rows(layer, array, chosen_rows(count, each, (seed, b)))
-                    x = rows.astype(np.float64)[:, channels].transpose(1, 0, 2)
-                    own = sums[side]
-                    own[0] = own[0] + x.sum(1)
-                    own[1] = own[1] + x.transpose(0, 2, 1) @ x
-                    own[2] += x.shape[1]
-        for side, (total, square, count) in sums.items():
-            found[id(pair), side] = total / count, square / count
+                    chosen = chosen_rows(count, each, (seed, b))
+                    rows[side].append(output_rows(layer, array, chosen)[:, channels])
+        for side, parts in rows.items():
+            x = np.concatenate(parts).astype(np.float64).transpose(1, 0, 2)
+            found[id(pair), side] = x.mean(1), x.transpose(0, 2, 1) @ x / x.shape[1]
     return found
 
 
