@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.heads import HeadPair, find_head_pairs, made_cut, read_cut
 from graphprune.compensation.linear import Linear, linear_of, output_rows, write_back
 from graphprune.onnx.names import FreshNames
-from graphprune.onnx.runtime import Session
 from graphprune.plan import Cut, Plan
 from graphprune.rules.context import node_name
 from graphprune.scoring.statistics import ROWS, chosen_rows
@@ -194,24 +194,26 @@ def _moments(
     """By pair and side, of what both make, or of what the second reads."""
     found: dict[tuple[int, bool], Moments] = {}
     each = max(1, ROWS // max(len(feeds), 1))
-    for pair in pairs:  # one after the other: all activations at once may be gigabytes
-        sides = [(True, pair.second, pair.theirs)]
-        if not pair.reads:
-            sides.append((False, pair.first, pair.ours))
-        names = {side: _value(layer, pair.reads) for side, layer, _ in sides}
-        rows: dict[bool, list[Array]] = {side: [] for side in names}
-        with Session(original, threads=threads, outputs=list(dict.fromkeys(names.values()))) as run:
-            for b, feed in enumerate(feeds):
-                results = run.run(feed)
-                for side, layer, channels in sides:
-                    array = results[names[side]]
-                    count = array.size // array.shape[layer.axes[0]]
-                    chosen = chosen_rows(count, each, (seed, b))
-                    rows[side].append(output_rows(layer, array, chosen)[:, channels])
+    asked = [[_value(layer, p.reads) for _, layer, _ in _sides(p)] for p in pairs]
+    walk = Frontier(original, feeds, asked, threads=threads)
+    for i, pair in enumerate(pairs):
+        rows: dict[bool, list[Array]] = {side: [] for side, _, _ in _sides(pair)}
+        for b, values in enumerate(walk.advance(i)):
+            for side, layer, channels in _sides(pair):
+                array = values[_value(layer, pair.reads)]
+                count = array.size // array.shape[layer.axes[0]]
+                chosen = chosen_rows(count, each, (seed, b))
+                rows[side].append(output_rows(layer, array, chosen)[:, channels])
         for side, parts in rows.items():
             x = np.concatenate(parts).astype(np.float64).transpose(1, 0, 2)
             found[id(pair), side] = x.mean(1), x.transpose(0, 2, 1) @ x / x.shape[1]
     return found
+
+
+def _sides(pair: HeadPair) -> list[tuple[bool, Linear, Array]]:
+    """What is looked at: whether it is the second's, the layer, its channels."""
+    second = [(True, pair.second, pair.theirs)]
+    return second if pair.reads else [(False, pair.first, pair.ours), *second]
 
 
 def _value(layer: Linear, reads: bool) -> str:

@@ -43,8 +43,9 @@ def compensate(
 ) -> tuple[ir.Model, DriftReport, tuple[str, ...]]:
     """A copy of `pruned` with refitted weights, how far it is from `original`, and warnings.
 
-    The refitted copy is taken only where its outputs are closer to the original's on the inputs
-    that regularisers are chosen by; the drift is measured on others. Nothing is fitted to noise.
+    There are up to two refitted copies, one with the dims inside heads mixed before. That is taken
+    whose outputs are closest to the original's on the inputs that regularisers are chosen by, or
+    `pruned` itself; the drift is measured on others. Nothing is fitted to noise.
 
     Args:
         original: Canonical.
@@ -64,7 +65,7 @@ def compensate(
     notes: list[str] = []
     done: list[tuple[ir.Model, CompensatePass]] = []
 
-    def refit(copy: ir.Model, mixed: Mapping[str, Array]) -> None:
+    def refit(copy: ir.Model, mixed: Mapping[str, Array], first: float, share: float) -> None:
         work = CompensatePass(
             plan,
             original,
@@ -73,7 +74,7 @@ def compensate(
             choose,
             threads=threads,
             seed=seed,
-            progress=progress,
+            progress=None if progress is None else lambda part: progress(first + share * part),
             mixed=mixed,
         )
         work(copy)
@@ -84,11 +85,12 @@ def compensate(
         if looks_like_noise(original, choose, threads=threads):
             notes.append(_NOISE)
         else:
-            refit(pruned.clone(), {})
             copy = pruned.clone()
             mixed = rotate(copy, plan, original, dims, fit, threads=threads, seed=seed)
+            share = 0.5 if mixed else 1.0
+            refit(pruned.clone(), {}, 0.0, share)
             if mixed:
-                refit(copy, mixed)
+                refit(copy, mixed, share, share)
             tried = [pruned, *(m for m, _ in done)]
             found = compare_each(original, tried, choose, threads=threads)
             model = min(zip(map(_damage, found), tried, strict=True), key=lambda t: t[0])[1]
