@@ -43,8 +43,8 @@ def attention(kind: str, *, fused: bool = False) -> onnx.ModelProto:
     weights = [s.constant(f"w{i}", w, np.float32) for i, w in enumerate(projections(s, kind))]
     y = block(s, x, weights, kind, fused)
     s.nodes[-1].name = "out"  # whatever stands in front
-    y = s.op("Add", x, y)
-    return s.model(s.op("MatMul", y, s.weight("head", (WIDTH, 5), WIDTH)), ["batch", time, 5])
+    y = s.op("MatMul", s.op("Add", x, y), s.weight("head", (WIDTH, 5), WIDTH))
+    return onnx.shape_inference.infer_shapes(s.model(y, ["batch", time, 5]))
 
 
 def block(s: Sketch, x: str, weights: list[str], kind: str, fused: bool) -> str:
