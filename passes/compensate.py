@@ -20,9 +20,10 @@ import onnx_ir as ir
 from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.least_squares import Moments, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
-from graphprune.compensation.targets import Target, find_targets, rows_per_sample
+from graphprune.compensation.targets import Target, find_targets, mixed_target, rows_per_sample
 from graphprune.onnx.names import FreshNames
 from graphprune.plan import Plan, take
+from graphprune.rules.context import node_name
 from graphprune.scoring.statistics import chosen_rows
 
 __all__ = ["CompensatePass", "LayerFit"]
@@ -60,6 +61,7 @@ class CompensatePass(ir.passes.InPlacePass):
         threads: Of onnxruntime.
         seed: Of the choice of rows.
         progress: Called with the share that is done.
+        mixed: Layers whose dims inside heads were mixed (`graphprune.compensation.rotation`).
 
     After the call `layers` says what happened to each layer and `left` names linear or recurrent
     layers behind a cut that are not of a kind that is refitted.
@@ -76,6 +78,7 @@ class CompensatePass(ir.passes.InPlacePass):
         threads: int = 1,
         seed: int = 0,
         progress: Callable[[float], None] | None = None,
+        mixed: Mapping[str, Array] | None = None,
     ) -> None:
         self.plan = plan
         self.original = original
@@ -86,6 +89,7 @@ class CompensatePass(ir.passes.InPlacePass):
         self.threads = threads
         self.seed = seed
         self.progress = progress or (lambda share: None)
+        self.mixed = mixed or {}
         self.layers: tuple[LayerFit, ...] = ()
         self.left: tuple[str, ...] = ()
 
@@ -93,6 +97,7 @@ class CompensatePass(ir.passes.InPlacePass):
         """Refit in place. Raises UnsupportedModelError where a model does not run on the inputs."""
         targets, left = find_targets(model, self.plan, self.dims, self.original)
         self.left = tuple(left)
+        targets = [mixed_target(t, self.mixed.get(node_name(t.layer.node))) for t in targets]
         sources = [[t.source, *([t.skip] if t.skip else [])] for t in targets]
         pruned = Frontier(model, self.feeds, sources, threads=self.threads)
         values = [[t.value] for t in targets]

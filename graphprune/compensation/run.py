@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphprune.certify.drift import OutputDrift, compare_each
+from graphprune.compensation.rotation import rotate
 from graphprune.compensation.spread import looks_like_noise
 from graphprune.data.feeds import Calibration
 from graphprune.errors import UnsupportedModelError, UsageError
@@ -16,6 +18,8 @@ from graphprune.onnx.shapes import Shapes
 from graphprune.passes.compensate import CompensatePass
 from graphprune.plan import Plan
 from graphprune.report.model import DriftReport
+
+Array = np.ndarray[Any, Any]
 
 REFITTED = "graphprune.refitted_layers"
 """Metadata of a model whose weights are no longer slices of the original's."""
@@ -39,8 +43,9 @@ def compensate(
 ) -> tuple[ir.Model, DriftReport, tuple[str, ...]]:
     """A copy of `pruned` with refitted weights, how far it is from `original`, and warnings.
 
-    The refitted copy is taken only where its outputs are closer to the original's on the inputs
-    that regularisers are chosen by; the drift is measured on others. Nothing is fitted to noise.
+    There are up to two refitted copies, one with the dims inside heads mixed before. That is taken
+    whose outputs are closest to the original's on the inputs that regularisers are chosen by, or
+    `pruned` itself; the drift is measured on others. Nothing is fitted to noise.
 
     Args:
         original: Canonical.
@@ -57,42 +62,60 @@ def compensate(
     """
     dims = {v.name: d for v, d in shapes.dims.items() if v.name}
     fit, choose, judge = ([b.feeds for b in p] for p in (data.fit, data.choose, data.judge))
-    copy = pruned.clone()
-    work = CompensatePass(
-        plan, original, dims, fit, choose, threads=threads, seed=seed, progress=progress
-    )
-    notes = []
+    notes: list[str] = []
+    done: list[tuple[ir.Model, CompensatePass]] = []
+
+    def refit(copy: ir.Model, mixed: Mapping[str, Array], first: float, share: float) -> None:
+        work = CompensatePass(
+            plan,
+            original,
+            dims,
+            fit,
+            choose,
+            threads=threads,
+            seed=seed,
+            progress=None if progress is None else lambda part: progress(first + share * part),
+            mixed=mixed,
+        )
+        work(copy)
+        done.append((copy, work))
+
+    model = pruned
     try:
         if looks_like_noise(original, choose, threads=threads):
             notes.append(_NOISE)
-            gain = 0.0, np.inf
         else:
-            work(copy)
-            found = compare_each(original, [pruned, copy], choose, threads=threads)
-            gain = _damage(found[0]), _damage(found[1])
-            if not gain[1] <= gain[0]:
+            copy = pruned.clone()
+            mixed = rotate(copy, plan, original, dims, fit, threads=threads, seed=seed)
+            share = 0.5 if mixed else 1.0
+            refit(pruned.clone(), {}, 0.0, share)
+            if mixed:
+                refit(copy, mixed, share, share)
+            tried = [pruned, *(m for m, _ in done)]
+            found = compare_each(original, tried, choose, threads=threads)
+            model = min(zip(map(_damage, found), tried, strict=True), key=lambda t: t[0])[1]
+            if model is pruned:
                 notes.append("compensation did not bring held-out outputs closer: the weights stay")
-        if not gain[1] <= gain[0]:
-            copy = pruned
-        before, after = compare_each(original, [pruned, copy], judge, threads=threads)
+        before, after = compare_each(original, [pruned, model], judge, threads=threads)
     except (UnsupportedModelError, ir.passes.PassError) as error:
         cause = error.__cause__ if isinstance(error, ir.passes.PassError) else error
         if not isinstance(cause, UnsupportedModelError):
             raise
         raise UsageError(f"the model does not run on the calibration inputs: {cause}") from error
-    refitted = 0 if copy is pruned else sum(fitted.lam is not None for fitted in work.layers)
-    if refitted:
-        copy.metadata_props[REFITTED] = str(refitted)
+    layers, left = next(((w.layers, w.left) for m, w in done if m is model), ((), ()))
+    refitted = sum(fitted.lam is not None for fitted in layers)
+    if model is not pruned:
+        model.metadata_props[REFITTED] = str(refitted)
     report = DriftReport(
         samples=data.samples,
         held_out=sum(b.samples for b in data.judge),
         refitted=refitted,
-        kept=len(work.layers) - refitted,
-        left=work.left,
+        kept=len(layers) - refitted,
+        left=left,
         uncompensated=plain_drift(before),
         outputs=plain_drift(after),
     )
-    return copy, report, tuple(notes)
+    return model, report, tuple(notes)
 
 
 def _damage(drift: tuple[OutputDrift, ...]) -> float:

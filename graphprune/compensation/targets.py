@@ -171,6 +171,19 @@ def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int])
     return plain
 
 
+def mixed_target(target: Target, through: Array | None) -> Target:
+    """The target of a layer whose dims inside heads were mixed: the same mixture of the original's.
+
+    Args:
+        target: Of the layer.
+        through: `(channels of the original, channels)`; None where nothing was mixed.
+    """
+    if through is None:
+        return target
+    one, zero = np.ones(through.shape[1]), np.zeros(through.shape[1])
+    return Target(target.layer, target.layer.output.name or "", None, (), one, zero, through, zero)
+
+
 def _gated(layer: Linear, plan: Plan, before: ir.Node | None) -> Target | None:
     """Of a layer whose first product is inside of an op: from what its original reads."""
     if before is None or before.inputs[0] is None or not before.inputs[0].name:

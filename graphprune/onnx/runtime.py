@@ -181,7 +181,8 @@ def _extended(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
             graph.outputs.append(value)
         yield
     finally:
-        del graph.outputs[count:]
+        while len(graph.outputs) > count:
+            graph.outputs.pop()  # del leaves the value marked as an output
         for name, shape in shapes.items():
             values[name].shape = shape
 

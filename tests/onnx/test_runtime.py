@@ -91,6 +91,7 @@ def test_extra_outputs_are_returned_and_the_model_is_not_changed() -> None:
     assert np.allclose(results["h"], X @ W, atol=1e-5)
     assert np.array_equal(results["w"], W)
     assert [v.name for v in graph.graph.outputs] == ["y"]
+    assert not graph.graph[0].outputs[0].is_graph_output()
     with pytest.raises(ValueError, match="no value 'nothing'"):
         Session(graph, outputs=["nothing"])
 
