@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.certify.drift import OutputDrift, compare_each
+from graphprune.compensation.report import DriftReport
 from graphprune.compensation.rotation import rotate
 from graphprune.compensation.spread import looks_like_noise
 from graphprune.data.feeds import Calibration
@@ -17,7 +18,6 @@ from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.shapes import Shapes
 from graphprune.passes.compensate import CompensatePass
 from graphprune.plan import Plan
-from graphprune.report.model import DriftReport
 
 Array = np.ndarray[Any, Any]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from graphprune import __version__
+from graphprune.compensation.report import DriftReport
 from graphprune.measure.cost import count_macs
 from graphprune.measure.memory import peak_activation_bytes
 from graphprune.measure.size import count_parameters, model_bytes
@@ -15,7 +16,7 @@ from graphprune.onnx.shapes import infer_shapes
 from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.report.groups import group_reports
-from graphprune.report.model import DriftReport, GroupReport, Metric, Report, Side
+from graphprune.report.model import GroupReport, Metric, Report, Side
 
 if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate

@@ -14,10 +14,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from graphprune.compensation.report import DriftReport
 from graphprune.measure.latency import Latency
 from graphprune.plan import LayerCut, Unpruned
 from graphprune.report import numbers
-from graphprune.report.model import DriftReport, GroupReport, Metric, Report
+from graphprune.report.model import GroupReport, Metric, Report
 
 MOST_GROUPS = 12
 MOST_REASONS = 8

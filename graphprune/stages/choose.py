@@ -25,7 +25,8 @@ def decide_stage(work: Work) -> Work:
     assert work.loaded is not None
     if work.given is not None:
         if work.given.source_sha256.startswith("torch:"):
-            return replace(work, plan=_of_module(work, work.given))
+            plan = replace(_of_module(work, work.given), layers=work.layers)
+            return replace(work, plan=plan)
         if work.given.source_sha256 != work.loaded.sha256:
             raise UsageError(
                 "the plan was made for another model (its source_sha256 differs): "

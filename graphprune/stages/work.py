@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from graphprune.certify.certificate import Certificate
     from graphprune.certify.copy_check import CopyCheck
     from graphprune.certify.shortened import Shortened
+    from graphprune.compensation.report import DriftReport
     from graphprune.data.feeds import Calibration
     from graphprune.data.metric import Metric
     from graphprune.decide import Scores
     from graphprune.distill.report import DistillReport
     from graphprune.measure.latency import Latency
     from graphprune.onnx.runtime import Trial
-    from graphprune.report.model import DriftReport, Report
+    from graphprune.report.model import Report
 
 Progress = Callable[..., None]
 
