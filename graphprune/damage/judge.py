@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.compensation.frontier import part
+from graphprune.damage.prefix import Prefix
 from graphprune.onnx.runtime import Session
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +58,10 @@ class Judge:
         self._threads = threads
         names = [tap(v).name or "" for v in original.graph.outputs]
         self._taps = tuple(dict.fromkeys(names))
-        self._wanted = self._outputs(original)
+        with Session(original, threads=threads, outputs=self._taps) as session:
+            runs = [session.run(feed) for feed in feeds]
+        self._wanted = [{n: run[n] for n in self._taps} for run in runs]
+        self._prefix = Prefix(original, feeds, threads)
         self._scales = {n: variance([run[n] for run in self._wanted]) for n in self._taps}
 
     def damage(self, model: ir.Model) -> float:
@@ -68,9 +73,19 @@ class Judge:
         return error(self._wanted, self._outputs(model), self._scales)
 
     def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
-        with Session(model, threads=self._threads, outputs=self._taps) as session:
-            runs = [session.run(feed) for feed in self.feeds]
-        return [{n: run[n] for n in self._taps} for run in runs]
+        """What is compared, run from where the model differs from the original."""
+        known = self._prefix.of(model, self._taps)
+        asked = [n for n in self._taps if n not in known[0]]
+        if not asked:
+            return [{n: values[n] for n in self._taps} for values in known]
+        found = []
+        given = {**self.feeds[0], **known[0]}
+        with Session(part(model, given, asked), threads=self._threads) as session:
+            for feed, values in zip(self.feeds, known, strict=True):
+                given = {**feed, **values}
+                run = session.run({n: given[n] for n in session.input_names})
+                found.append({n: run[n] if n in run else values[n] for n in self._taps})
+        return found
 
 
 def error(

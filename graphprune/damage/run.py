@@ -83,7 +83,7 @@ def sensitivity(
     """
     if metric is not None and (jobs > 1 or scheduler):
         _check_sendable(metric)
-    judged = _few([b.feeds for b in data.choose], [b.samples for b in data.choose])
+    judged = judged_feeds(data)
     prober = Prober(model, shapes, options, Judge(model, judged, options.threads), scores)
     check_globs(OnnxSubject(model, shapes, source_sha256), prober.graph, options)
     if not prober.groups:
@@ -137,15 +137,15 @@ def sensitivity(
     return result()
 
 
-def _few(feeds: Sequence[Mapping[str, Array]], samples: Sequence[int]) -> list[Mapping[str, Array]]:
-    """As many batches as hold `JUDGED` samples; at least one."""
+def judged_feeds(data: Calibration) -> list[Mapping[str, Array]]:
+    """What damage is measured on: as many batches as hold `JUDGED` samples; at least one."""
     found: list[Mapping[str, Array]] = []
     total = 0
-    for feed, count in zip(feeds, samples, strict=True):
-        if found and total + count > JUDGED:
+    for batch in data.choose:
+        if found and total + batch.samples > JUDGED:
             break
-        found.append(feed)
-        total += count
+        found.append(batch.feeds)
+        total += batch.samples
     return found
 
 
