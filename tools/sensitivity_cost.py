@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,7 +60,7 @@ def once(case: Case, feeds: Any, samples: int, jobs: int) -> tuple[float, int, s
         jobs=jobs,
     )
     seconds = time.perf_counter() - started
-    plain = [m.to_json() for m in found.measurements]
+    plain = [asdict(m) for m in found.measurements]
     return seconds, 2 * len(plain), json.dumps(plain, sort_keys=True)
 
 

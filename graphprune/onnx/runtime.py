@@ -22,6 +22,7 @@ from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.bindings import RUNGS, default_bindings
 from graphprune.onnx.checks import one_line
 from graphprune.onnx.feeds import ATTEMPTS, has_free_scalars, random_feeds
+from graphprune.onnx.handover import handed_over
 from graphprune.onnx.load import stored_tensors
 
 Array = np.ndarray[Any, Any]
@@ -82,6 +83,7 @@ class Session:
             # The default order first computes all that depends on weights alone.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._weights: Mapping[str, Any] = {}
         if isinstance(model, ir.Model):
             with _extended(model, outputs):
                 source: bytes | str = self._source(model, options)
@@ -117,6 +119,7 @@ class Session:
     def close(self) -> None:
         """Let go of onnxruntime's memory and of a temporary file."""
         self._session = None
+        self._weights = {}
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -134,16 +137,20 @@ class Session:
 
     def _source(self, model: ir.Model, options: Any) -> bytes | str:
         """Bytes or a path for onnxruntime."""
-        tensors = list(stored_tensors(model))
-        folders = {str(t.base_dir) for t in tensors if isinstance(t, ir.ExternalTensor)}
-        embedded = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
-        if embedded < PROTOBUF_LIMIT and len(folders) <= 1:
+        files = [t for t in stored_tensors(model) if isinstance(t, ir.ExternalTensor)]
+        folders = {str(t.base_dir) for t in files}
+        if len(folders) <= 1:
             if folders:  # external data stays in its files, onnxruntime maps it
                 options.add_session_config_entry(
                     "session.model_external_initializers_file_folder_path", folders.pop()
                 )
-            data: bytes = ir.to_proto(model).SerializeToString()
-            return data
+            with handed_over(model) as weights:
+                rest = [t for t in stored_tensors(model) if not isinstance(t, ir.ExternalTensor)]
+                if sum(t.nbytes for t in rest) < PROTOBUF_LIMIT:
+                    options.add_external_initializers(list(weights), list(weights.values()))
+                    self._weights = weights
+                    data: bytes = ir.to_proto(model).SerializeToString()
+                    return data
         self._folder = tempfile.TemporaryDirectory(prefix="graphprune-")
         path = Path(self._folder.name, "model.onnx")
         try:
