@@ -162,6 +162,7 @@ def sensitivity(
         work.calibration,
         source_sha256=work.loaded.sha256,
         scores=scores_for(work),
+        known=work.collected,
         metric=options.eval,
         fractions=fractions,
         compensate=compensate,

@@ -28,7 +28,6 @@ from graphprune.onnx.load import load
 from graphprune.onnx.runtime import Session
 from tools._common import environment, table, write_page
 from tools.accuracy_case import Case
-from tools.accuracy_cases import CASES
 
 FRACTIONS = tuple(i / 9 for i in range(1, 9))
 
@@ -110,6 +109,8 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    from tools.accuracy_cases import CASES  # not in the processes that are started
+
     rows = []
     for name in given.names:
         rows.append(row(CASES[name](given.packages, given.cache), given.samples, given.rounds))

@@ -20,7 +20,7 @@ from graphprune.onnx.names import FreshNames
 from graphprune.plan import Cut, Plan, take
 from graphprune.rules.context import node_name
 from graphprune.scoring.run import batch_sizes
-from graphprune.scoring.statistics import Statistics, collect
+from graphprune.scoring.statistics import Known, Statistics, collect
 
 Array = np.ndarray[Any, Any]
 
@@ -112,6 +112,7 @@ def statistics_of(
     dims: Mapping[str, Sequence[int]] | None = None,
     threads: int = 1,
     seed: int = 0,
+    known: Known | None = None,
 ) -> dict[str, Statistics]:
     """Means and covariances of what the layers read.
 
@@ -122,10 +123,17 @@ def statistics_of(
         dims: Shapes of values, to bound memory; one that is not named is measured in a run of its own.
         threads: Of onnxruntime.
         seed: Of the choice of positions.
+        known: Statistics of before (see `collect`).
     """
-    wanted = {_read(layer): layer.axes[0] for layer in layers.values()}
-    sizes = batch_sizes(model, feeds, dims or {})
-    return collect(model, wanted.items(), feeds, sizes=sizes, threads=threads, seed=seed)
+    dims = dims or {}
+    wanted = {}
+    for layer in layers.values():
+        name, axis = _read(layer), layer.axes[0]
+        wanted[name] = axis % len(dims[name]) if name in dims else axis
+    sizes = batch_sizes(model, feeds, dims)
+    return collect(
+        model, wanted.items(), feeds, sizes=sizes, threads=threads, seed=seed, known=known
+    )
 
 
 def _estimate(known: Statistics, kept: Array, gone: Array, *, centred: bool) -> tuple[Array, Array]:

@@ -26,6 +26,7 @@ from graphprune.errors import NothingGainedError, UsageError
 from graphprune.onnx.shapes import Shapes
 from graphprune.onnx.subject import OnnxSubject
 from graphprune.options import Options
+from graphprune.scoring.statistics import Known, Statistics
 
 Array = np.ndarray[Any, Any]
 Scores = Callable[[DependencyGraph, Sequence[str]], Mapping[str, Array]]
@@ -48,6 +49,7 @@ def sensitivity(
     *,
     source_sha256: str = "",
     scores: Scores | None = None,
+    known: Known | None = None,
     metric: Any = None,
     fractions: Sequence[float] = FRACTIONS,
     compensate: bool = True,
@@ -66,6 +68,7 @@ def sensitivity(
         data: Calibration inputs: statistics from `fit`, damage on `choose`.
         source_sha256: Of the model's file.
         scores: Scores of units, in place of those of the criterion.
+        known: Statistics of the model on `fit` from before (see `graphprune.scoring.statistics`).
         metric: The user's (see `graphprune.data.metric`): `module:callable`, or a callable.
         fractions: Of units that stay, rounded to the grid.
         compensate: Measure with compensation in closed form.
@@ -83,58 +86,73 @@ def sensitivity(
     """
     if metric is not None and (jobs > 1 or scheduler):
         _check_sendable(metric)
-    judged = judged_feeds(data)
-    prober = Prober(model, shapes, options, Judge(model, judged, options.threads), scores)
-    check_globs(OnnxSubject(model, shapes, source_sha256), prober.graph, options)
-    if not prober.groups:
-        raise NothingGainedError("no group of the model can be pruned: there is nothing to measure")
-    statistics = None
-    if compensate:
-        statistics = statistics_of(
-            model,
-            layers_of(model, prober.groups),
-            [b.feeds for b in data.fit],
-            dims={v.name: d for v, d in shapes[0].dims.items() if v.name},
-            threads=options.threads,
-            seed=options.seed,
-        )
-    job = Job(
-        ir.to_proto(model).SerializeToString(),
-        (dict(shapes[0].binding), dict(shapes[1].binding)),
-        Options(**{name: getattr(options, name) for name in _TRAVELLING}),
-        judged,
-        prober.scores,
-        statistics,
-        metric,
-        both,
-    )
-    settings = {
-        **_settings(options, data, fractions, compensate, both),
-        "metric": None if metric is None else load_metric(metric).name,
-    }
-    sizes = {g.name: g.size for g in prober.groups}
-    points = {(p.group, p.counts): p for p in prober.points(fractions)}
-    found: dict[Any, Measurement] = {}
-    empty = Sensitivity(source_sha256, sizes, (), settings=settings)
-    for old in _resumed(checkpoint, empty):
-        if (old.group, old.counts) in points:
-            found[old.group, old.counts] = old
-    left = [p for key, p in points.items() if key not in found]
-    quality = None if metric is None else load_metric(metric, threads=options.threads)(model)
-    report = progress or (lambda share: None)
+    with workers(jobs, scheduler) as take_on:
+        judged = judged_feeds(data)
+        prober = Prober(model, shapes, options, Judge(model, judged, options.threads), scores)
+        check_globs(OnnxSubject(model, shapes, source_sha256), prober.graph, options)
+        if not prober.groups:
+            raise NothingGainedError(
+                "no group of the model can be pruned: there is nothing to measure"
+            )
+        settings = {
+            **_settings(options, data, fractions, compensate, both),
+            "metric": None if metric is None else load_metric(metric).name,
+        }
+        sizes = {g.name: g.size for g in prober.groups}
+        points = {(p.group, p.counts): p for p in prober.points(fractions)}
+        found: dict[Any, Measurement] = {}
+        empty = Sensitivity(source_sha256, sizes, (), settings=settings)
+        for old in _resumed(checkpoint, empty):
+            if (old.group, old.counts) in points:
+                found[old.group, old.counts] = old
+        left = [p for key, p in points.items() if key not in found]
+        quality = None if metric is None else load_metric(metric, threads=options.threads)(model)
+        report = progress or (lambda share: None)
 
-    def result() -> Sensitivity:
-        done = tuple(found[key] for key in points if key in found)
-        return replace(empty, measurements=done, quality=quality)
+        def result() -> Sensitivity:
+            done = tuple(found[key] for key in points if key in found)
+            return replace(empty, measurements=done, quality=quality)
 
-    if left:
-        with workers(job, jobs, scheduler) as measured:
-            for each in measured(left):
+        if left:
+            statistics = None
+            if compensate:
+                statistics = _statistics(model, shapes[0], prober, options, data, known)
+            job = Job(
+                ir.to_proto(model).SerializeToString(),
+                (dict(shapes[0].binding), dict(shapes[1].binding)),
+                Options(**{name: getattr(options, name) for name in _TRAVELLING}),
+                judged,
+                prober.scores,
+                statistics,
+                metric,
+                both,
+            )
+            for each in take_on(job)(left):
                 found[each.group, each.counts] = each
                 report(len(found) / len(points))
                 if checkpoint is not None:
                     result().save(checkpoint)
-    return result()
+        return result()
+
+
+def _statistics(
+    model: ir.Model,
+    shapes: Shapes,
+    prober: Prober,
+    options: Options,
+    data: Calibration,
+    known: Known | None,
+) -> Mapping[str, Statistics]:
+    """Of what all layers read that can take in what leaves."""
+    return statistics_of(
+        model,
+        layers_of(model, prober.groups),
+        [b.feeds for b in data.fit],
+        dims={v.name: d for v, d in shapes.dims.items() if v.name},
+        threads=options.threads,
+        seed=options.seed,
+        known=known,
+    )
 
 
 def judged_feeds(data: Calibration) -> list[Mapping[str, Array]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -99,51 +102,68 @@ class Bench:
 
 
 _ready: dict[str, Bench] = {}
-_given: list[Job] = []
 
 
-def measure(job: Job | None, point: Point) -> Measurement:
-    """Measure in this process, which keeps what the job needs; None: the job it was started with."""
-    job = _given[0] if job is None else job
-    if job.key not in _ready:
+def measure(job: Job | str, point: Point) -> Measurement:
+    """Measure in this process, which keeps what the job, or the file that holds it, needs."""
+    key = job if isinstance(job, str) else job.key
+    if key not in _ready:
         _ready.clear()
-        _ready[job.key] = Bench(job)
-    return _ready[job.key].measure(point)
+        given = pickle.loads(Path(job).read_bytes()) if isinstance(job, str) else job
+        _ready[key] = Bench(given)
+    return _ready[key].measure(point)
 
 
-def _start(job: Job) -> None:
-    _given[:] = [job]
+Measured = Callable[[Sequence[Point]], Iterator[Measurement]]
 
 
 @contextmanager
-def workers(job: Job, jobs: int = 1, scheduler: str = "") -> Iterator[Callable[..., Any]]:
-    """A function that measures points as they come: here, in processes, or on a Dask cluster.
+def workers(jobs: int = 1, scheduler: str = "") -> Iterator[Callable[[Job], Measured]]:
+    """Processes that get ready while a job is put together.
 
     Args:
-        job: What is measured.
-        jobs: Processes; 1: in this one.
+        jobs: Processes; 1: this one.
         scheduler: Address of a Dask scheduler, in place of processes of this machine.
 
     Yields:
-        A function from points to measurements, in the order in which they are ready.
+        A function that takes the job, and gives one from points to measurements, in the order in
+        which they are ready.
 
     Raises:
         UsageError: No such scheduler, or a cluster without `dask.distributed`.
     """
     if scheduler:
         with _cluster(scheduler) as client:
-            shared = client.submit(_identity, job, pure=False)  # a dead worker's copy is made anew
-            executor = client.get_executor(retries=3, pure=False)
-            yield partial(_through, executor, shared)
+
+            def send(job: Job) -> Measured:
+                shared = client.submit(_identity, job, pure=False)  # a dead worker's is made anew
+                return partial(_through, client.get_executor(retries=3, pure=False), shared)
+
+            yield send
     elif jobs > 1:
         import multiprocessing
 
         spawn = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
-        with ProcessPoolExecutor(jobs, spawn, _start, (job,)) as pool:
-            yield partial(_through, pool, None)
+        with (
+            tempfile.TemporaryDirectory(prefix="graphprune-") as folder,
+            ProcessPoolExecutor(jobs, spawn) as pool,
+        ):
+            for _ in range(jobs):
+                pool.submit(_wake)
+
+            def write(job: Job) -> Measured:
+                file = Path(folder, job.key)
+                file.write_bytes(pickle.dumps(job))
+                return partial(_through, pool, str(file))
+
+            yield write
     else:
-        bench = Bench(job)
-        yield lambda points: map(bench.measure, points)
+        yield lambda job: partial(map, Bench(job).measure)
+
+
+def _wake() -> None:
+    """To be able to take this on, a process imports all that it needs."""
+    import onnxruntime  # noqa: F401
 
 
 def _identity(job: Job) -> Job:

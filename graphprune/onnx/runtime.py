@@ -43,6 +43,8 @@ class Session:
         outputs: Further values of the top graph to return, by name (a graph in memory only).
         lean: Keep memory low: no fusions, no rearranged copies of weights, so that external data
             stays mapped. Slower.
+        arena: Keep memory of activations for the next run. False where there are many sessions, or
+            few runs of each.
 
     Raises:
         UnsupportedModelError: onnxruntime does not load the model; the message names the node.
@@ -59,6 +61,7 @@ class Session:
         optimize: bool = True,
         outputs: Sequence[str] = (),
         lean: bool = False,
+        arena: bool = True,
     ) -> None:
         import onnxruntime as ort
 
@@ -75,7 +78,7 @@ class Session:
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize and not lean else level.ORT_DISABLE_ALL
         )
-        if lean or not optimize:  # every value goes out: an arena would keep the room of them all
+        if lean or not (optimize and arena):  # without fusions, room of all values would be kept
             options.enable_cpu_mem_arena = False
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -22,6 +22,19 @@ _SHRINK = 1e-3
 _BLOCK = 64
 
 
+def _inverse(matrix: Array) -> Array:
+    """Of a symmetric positive definite matrix."""
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    factor, failed = dpotrf(matrix, lower=1)
+    if not failed:
+        lower, failed = dpotri(factor, lower=1)
+    if failed:  # not so definite, by rounding
+        return np.asarray(np.linalg.inv(matrix))
+    lower = np.tril(lower)
+    return np.asarray(lower + np.tril(lower, -1).T)
+
+
 class _Precision:
     """The inverse of a covariance from which channels are taken away, one by one.
 
@@ -37,7 +50,7 @@ class _Precision:
         self.inverse: Array | None = None
         self.diagonal = 1 / (variance + self.floor)  # too wide: as if channels were independent
         if covariance is not None:
-            self.inverse = np.linalg.inv(covariance + self.floor * np.eye(len(covariance)))
+            self.inverse = _inverse(covariance + self.floor * np.eye(len(covariance)))
             self.diagonal = np.diagonal(self.inverse).copy()
             self.rows = np.arange(variance.size)  # channel of each row that is still there
             self.columns = np.zeros((variance.size, _BLOCK))

@@ -15,7 +15,7 @@ from graphprune.options import BEST_WITH_DATA
 from graphprune.scoring.energy import residual_energy
 from graphprune.scoring.moments import activation, apoz, flap, wanda
 from graphprune.scoring.readers import Reader, is_recurrent, readers_of, uses_of, values_read
-from graphprune.scoring.statistics import collect
+from graphprune.scoring.statistics import Known, collect
 from graphprune.selection.criteria import WeightOf, scores
 
 Array = np.ndarray[Any, Any]
@@ -43,6 +43,7 @@ def data_scores(
     dims: Mapping[str, Sequence[int]] | None = None,
     threads: int = 1,
     seed: int = 0,
+    known: Known | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Array]:
     """Group name -> score of each unit (larger stays), with mean 1.
@@ -60,6 +61,7 @@ def data_scores(
         dims: Shapes of the model's values at some binding, to bound memory.
         threads: Of onnxruntime.
         seed: Of the choice of positions.
+        known: Statistics of before (see `collect`).
         progress: Called with the share that is done.
 
     Raises:
@@ -84,6 +86,7 @@ def data_scores(
         sizes=batch_sizes(model, feeds, dims or {}),
         threads=threads,
         seed=seed,
+        known=known,
         progress=progress,
     )
     result = scores(groups, weight, "l2", seed)

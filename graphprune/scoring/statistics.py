@@ -67,6 +67,11 @@ class Statistics:
         self.zeros += (rows == 0).sum(0)
 
     @property
+    def full(self) -> bool:
+        """Whether covariances are kept."""
+        return self.scatter.ndim == 2
+
+    @property
     def covariance(self) -> Array | None:
         """`(channels, channels)`; None where only variances are kept."""
         return self.scatter / max(self.count, 1) if self.scatter.ndim == 2 else None
@@ -93,6 +98,10 @@ class Statistics:
         return self.zeros / max(self.count, 1)
 
 
+Known = dict[tuple[str, int], Statistics]
+"""Statistics by the name of the value and its axis of channels."""
+
+
 def collect(
     model: ir.Model,
     wanted: Iterable[tuple[str, int]],
@@ -102,6 +111,7 @@ def collect(
     sizes: Mapping[str, int] | None = None,
     threads: int = 1,
     seed: int = 0,
+    known: Known | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Statistics]:
     """Statistics of some values of `model`, each by its channels.
@@ -115,20 +125,28 @@ def collect(
             not named is taken alone.
         threads: Of onnxruntime.
         seed: Of the choice of positions.
+        known: What was collected before from the same model and feeds, with the same seed: it is
+            taken from there, and what is collected now is added.
         progress: Called with the share that is done.
 
     Raises:
         UnsupportedModelError: The model does not run on the inputs.
         UsageError: It runs, but gives values that are not finite.
     """
-    values = list(wanted)
+    known = {} if known is None else known
+    everything = dict(wanted)
+    values = [
+        key
+        for key in everything.items()
+        if key not in known or (full and not known[key].full and len(known[key].mean) <= WIDEST)
+    ]
     parts = list(_parts([name for name, _ in values], sizes or {}))
     axes = dict(values)
     number = {name: i for i, (name, _) in enumerate(values)}
     each = max(1, ROWS // max(len(feeds), 1))
     found: dict[str, Statistics] = {}
     for p, part in enumerate(parts):
-        with Session(model, threads=threads, outputs=part) as session:
+        with Session(model, threads=threads, outputs=part, arena=False) as session:
             for b, feed in enumerate(feeds):
                 results = session.run(feed)
                 for name in part:
@@ -141,14 +159,13 @@ def collect(
                             f"'{name}' is not finite on the calibration inputs (batch {b}): are "
                             "they what the model takes?"
                         )
-                    known = found.get(name)
-                    if known is None:
-                        known = Statistics(width, full=full and width <= WIDEST)
-                        found[name] = known
-                    known.add(rows)
+                    if name not in found:
+                        found[name] = Statistics(width, full=full and width <= WIDEST)
+                    found[name].add(rows)
                 if progress is not None:
                     progress((p + (b + 1) / len(feeds)) / len(parts))
-    return found
+    known.update({(name, axes[name]): statistics for name, statistics in found.items()})
+    return {name: known[name, axis] for name, axis in everything.items() if (name, axis) in known}
 
 
 def chosen_rows(count: int, wanted: int, seed: Sequence[int]) -> Array:

@@ -114,6 +114,7 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
                         dims=dims,
                         threads=options.threads,
                         seed=options.seed,
+                        known=work.collected if subject.model is work.base_model else None,
                         progress=report,
                     )
             except UnsupportedModelError as error:

@@ -49,6 +49,7 @@ def _measured_curves(work: Work) -> Work:
         work.calibration,
         source_sha256=work.loaded.sha256,
         scores=scores_for(work),
+        known=work.collected,
         fractions=FRACTIONS,
         both=False,
         progress=lambda share: work.progress("sensitivity", share),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphprune.measure.latency import Latency
     from graphprune.onnx.runtime import Trial
     from graphprune.report.model import Report
+    from graphprune.scoring.statistics import Known
 
 Progress = Callable[..., None]
 
@@ -128,6 +129,8 @@ class Work:
     """By `metric`: of the original, once it ran, and of the pruned model."""
     scored: dict[Any, Mapping[str, np.ndarray]] = field(default_factory=dict)
     """Scores by what they are of, so that deciding again does not measure again."""
+    collected: Known = field(default_factory=dict)
+    """Statistics of the base model's activations, for all who ask for them."""
     report: Report | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
