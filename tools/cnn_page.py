@@ -71,7 +71,7 @@ def summary(records: Records) -> str:
             whole = sum(each[what] for each in layers)
             full = sum(each[what] for each in layers if not each["convolution"])
             most = max(layers, key=lambda each: each[what])
-            size = f"{whole / 1e6:.3g}" if whole < 1e9 else f"{whole / 1e6:,.0f}"
+            size = f"{whole / 1e6:.3g}" if whole < 1e9 else f"{float(f'{whole / 1e6:.3g}'):,.0f}"
             cells += [f"{size} M", f"{full / whole:.1%}"]
             cells.append(f"{most['layer']}: {most[what] / whole:.0%}")
         return cells

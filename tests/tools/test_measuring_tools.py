@@ -11,12 +11,23 @@ import numpy as np
 import onnx
 import pytest
 
+from graphprune import zoo
 from graphprune.measure import latency
 from graphprune.onnx.load import load
 from graphprune.onnx.runtime import find_trials
 from graphprune.onnx.shapes import default_bindings, infer_shapes
 from models_zoo.builders import micrographs
-from tools import big_model, efficiency, ladder, real_models, scaling, single_groups, staircase
+from tools import (
+    big_model,
+    efficiency,
+    ladder,
+    real_models,
+    scaling,
+    sensitivity_cost,
+    single_groups,
+    staircase,
+)
+from tools.accuracy_case import Case
 
 
 def run(tool, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -141,3 +152,26 @@ def test_staircase(tmp_path: Path) -> None:
     rows = [line.split(" | ") for line in page.read_text().splitlines() if " | " in line][2:]
     assert [row[1] for row in rows] == ["16", "8"] * len(staircase.KINDS)
     assert all(float(row[2]) > 0 for row in rows)
+
+
+def test_sensitivity_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One and two processes find the same; the figures are of that run."""
+    entry = zoo.get("resnet-fashion")
+    case = Case(
+        "resnet-fashion",
+        "accuracy",
+        None,
+        entry.path,
+        lambda seed, count: entry.calibration()[:count],
+        lambda run: {"accuracy": 0.0},
+    )
+    monkeypatch.setattr(sensitivity_cost, "FRACTIONS", (0.5,))
+    name, count, bare, one, ratio, two, gain = sensitivity_cost.row(case, 64, 1)
+    assert name == "resnet-fashion"
+    assert isinstance(count, int)
+    assert count >= 4
+    assert float(str(bare)) >= 0
+    first, second = (float(str(text).split()[0]) for text in (one, two))
+    assert first > 0
+    assert float(str(gain)) == pytest.approx(first / second, rel=0.1)
+    assert float(str(ratio)) > 0
