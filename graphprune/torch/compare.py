@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.plan import Plan
 from graphprune.torch.capture import Captured, mode
+from graphprune.torch.dropout import without_dropout
 from graphprune.torch.slicing import parameter_cuts, slice_tensor
 from graphprune.torch.twin import Twin, convert
 
@@ -106,7 +106,7 @@ class Oracle:
     def _all(self, double: nn.Module, train: bool, gradients: bool, slack: float) -> Difference:
         found = Difference()
         buffers = {n: b.clone() for n, b in double.named_buffers()}
-        with _without_dropout(double if train else None):
+        with without_dropout(double if train else None):
             for number in range(len(self.inputs)):
                 # Gradients at one input are enough; another batch size shows sizes that are wrong.
                 with_gradients = gradients and not number
@@ -136,7 +136,7 @@ class Oracle:
         """Whether a module, dropout switched off, gives another result each time in train mode."""
         double = doubled(module)
         args, kwargs = self.inputs[0]
-        with mode(double, True), _without_dropout(double):
+        with mode(double, True), without_dropout(double):
             one, two = (ran(lambda: double(*args, **kwargs), double, False)[0] for _ in range(2))
         return any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -213,7 +213,7 @@ class Oracle:
         if key not in self._known:
             args, kwargs = self.inputs[number]
             graph = self.twin.module
-            with mode(graph, train), _without_dropout(graph if train else None):
+            with mode(graph, train), without_dropout(graph if train else None):
                 out, own = ran(lambda: self.twin(*args, **kwargs), graph, gradients)
             after = {n: b.clone() for n, b in graph.named_buffers()}
             _restore(graph, self._buffers_of)
@@ -336,72 +336,6 @@ def _merged(a: Difference, b: Difference) -> Difference:
         tuple(dict.fromkeys((*a.weak, *b.weak))),
         a.checked + b.checked,
     )
-
-
-@contextmanager
-def _without_dropout(module: nn.Module | None) -> Iterator[None]:
-    """Random numbers would differ where widths do: shares of dropout are 0 meanwhile."""
-    if module is None:
-        yield
-        return
-    before: list[tuple[nn.Module, str, float]] = []
-    for part in module.modules():
-        for name, value in list(vars(part).items()):
-            dropping = name == "p" and "Dropout" in type(part).__name__
-            if isinstance(value, float) and (dropping or "drop" in name.lower()):
-                before.append((part, name, value))
-                setattr(part, name, 0.0)
-    literal: list[tuple[fx.Node, tuple[Any, ...], dict[str, Any]]] = []
-    if isinstance(module, fx.GraphModule):
-        for node in [n for n in module.graph.nodes if _drops(n)]:
-            for each in (node, *_scaled_up(node)):
-                literal.append((each, each.args, dict(each.kwargs)))
-            for each in _scaled_up(node):
-                each.args = (each.args[0], 1.0, *each.args[2:])
-            _set_zero(node)
-        module.recompile()
-    try:
-        yield
-    finally:
-        for part, name, value in before:
-            setattr(part, name, value)
-        for node, args, kwargs in literal:
-            node.args, node.kwargs = args, kwargs
-        if isinstance(module, fx.GraphModule):
-            module.recompile()
-
-
-def _drops(node: fx.Node) -> bool:
-    name = str(getattr(node.target, "__name__", node.target))
-    if node.op != "call_function":
-        return False
-    return (
-        "dropout" in name or "bernoulli" in name or "scaled_dot_product" in name or "lstm" in name
-    )
-
-
-def _scaled_up(node: fx.Node) -> list[fx.Node]:
-    """Divisions of a random mask by the share it keeps (stochastic depth)."""
-    if "bernoulli" not in str(node.target) or len(node.args) < 2:
-        return []
-    return [
-        user
-        for user in node.users
-        if "div" in str(user.target) and len(user.args) > 1 and user.args[1] == node.args[1]
-    ]
-
-
-def _set_zero(node: fx.Node) -> None:
-    name = str(getattr(node.target, "__name__", node.target))
-    if "bernoulli" in name:
-        node.args = (node.args[0], 1.0, *node.args[2:])
-    elif "scaled_dot_product" in name:
-        if len(node.args) > 4:
-            node.update_arg(4, 0.0)
-        else:
-            node.update_kwarg("dropout_p", 0.0)
-    elif "dropout" in name:
-        node.update_arg(1, 0.0)
 
 
 def _line(error: BaseException) -> str:
