@@ -20,7 +20,6 @@ from statistics import median
 from typing import Any
 
 import graphprune
-from graphprune.damage.judge import Judge
 from graphprune.damage.run import judged_feeds
 from graphprune.data.feeds import read_calibration
 from graphprune.onnx.canonical import canonicalise
@@ -35,13 +34,12 @@ FRACTIONS = tuple(i / 9 for i in range(1, 9))
 def bare(case: Case, feeds: Any, samples: int, rounds: int) -> float:
     """Seconds of one bare evaluation."""
     model = canonicalise(load(str(case.path)).model)
-    data = read_calibration(feeds, model, samples)
-    judge = Judge(model, judged_feeds(data))
+    judged = judged_feeds(read_calibration(feeds, model, samples))
     times = []
     with Session(model) as session:
         for _ in range(rounds + 1):
             started = time.perf_counter()
-            for feed in judge.feeds:
+            for feed in judged:
                 session.run(feed)
             times.append(time.perf_counter() - started)
     return median(times[1:])

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphprune.compensation.frontier import part
 from graphprune.damage.prefix import Prefix
+from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.runtime import Session
 
 Array = np.ndarray[Any, Any]
@@ -74,6 +75,11 @@ class Judge:
 
     def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
         """What is compared, run from where the model differs from the original."""
+        made = {v.name for v in model.graph.inputs}
+        made |= {v.name for node in model.graph for v in node.outputs}
+        for name in self._taps:
+            if name not in made:
+                raise UnsupportedModelError(f"'{name}', which is compared, left the model")
         known = self._prefix.of(model, self._taps)
         asked = [n for n in self._taps if n not in known[0]]
         if not asked:

@@ -1,5 +1,5 @@
 """Weights go to onnxruntime as arrays: writing them into a protobuf and parsing it takes most of the
-time that a session of a model in memory needs, and protobuf ends at 2 GiB.
+time that a session of a model in memory needs.
 """
 
 from __future__ import annotations

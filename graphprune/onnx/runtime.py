@@ -140,20 +140,21 @@ class Session:
 
     def _source(self, model: ir.Model, options: Any) -> bytes | str:
         """Bytes or a path for onnxruntime."""
-        files = [t for t in stored_tensors(model) if isinstance(t, ir.ExternalTensor)]
-        folders = {str(t.base_dir) for t in files}
-        if len(folders) <= 1:
+        tensors = list(stored_tensors(model))
+        folders = {str(t.base_dir) for t in tensors if isinstance(t, ir.ExternalTensor)}
+        embedded = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
+        if (
+            embedded < PROTOBUF_LIMIT and len(folders) <= 1
+        ):  # more is written one by one, and mapped
             if folders:  # external data stays in its files, onnxruntime maps it
                 options.add_session_config_entry(
                     "session.model_external_initializers_file_folder_path", folders.pop()
                 )
             with handed_over(model) as weights:
-                rest = [t for t in stored_tensors(model) if not isinstance(t, ir.ExternalTensor)]
-                if sum(t.nbytes for t in rest) < PROTOBUF_LIMIT:
-                    options.add_external_initializers(list(weights), list(weights.values()))
-                    self._weights = weights
-                    data: bytes = ir.to_proto(model).SerializeToString()
-                    return data
+                options.add_external_initializers(list(weights), list(weights.values()))
+                self._weights = weights
+                data: bytes = ir.to_proto(model).SerializeToString()
+                return data
         self._folder = tempfile.TemporaryDirectory(prefix="graphprune-")
         path = Path(self._folder.name, "model.onnx")
         try:

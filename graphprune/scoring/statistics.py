@@ -57,7 +57,7 @@ class Statistics:
         centred = rows - mean
         shift = mean - self.mean
         weight = self.count * n / (self.count + n)
-        if self.scatter.ndim == 2:
+        if self.full:
             self.scatter += centred.T @ centred + weight * np.outer(shift, shift)
         else:
             self.scatter += (centred**2).sum(0) + weight * shift**2
@@ -74,12 +74,12 @@ class Statistics:
     @property
     def covariance(self) -> Array | None:
         """`(channels, channels)`; None where only variances are kept."""
-        return self.scatter / max(self.count, 1) if self.scatter.ndim == 2 else None
+        return self.scatter / max(self.count, 1) if self.full else None
 
     @property
     def variance(self) -> Array:
         """Of each channel."""
-        sums = np.diagonal(self.scatter) if self.scatter.ndim == 2 else self.scatter
+        sums = np.diagonal(self.scatter) if self.full else self.scatter
         return np.asarray(sums / max(self.count, 1))
 
     @property

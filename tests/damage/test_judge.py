@@ -12,6 +12,7 @@ from damage_nets import data, mlp
 from workbench import drawn, from_text
 
 from graphprune.damage.judge import Judge, tap
+from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.load import load
 from graphprune.onnx.runtime import Session
@@ -151,3 +152,12 @@ def test_batches_whose_last_axis_is_not_as_long() -> None:
     assert judge.damage(original) == 0
     doubled = judge.damage(changed(original, w=2 * weight(original, "w")))
     assert doubled == pytest.approx((outputs**2).mean() / outputs.var(), rel=1e-4)
+
+
+def test_a_model_that_lost_what_is_compared_is_refused_by_name(model: ir.Model) -> None:
+    judge, other = Judge(model, FEEDS), model.clone()
+    name = tap(model.graph.outputs[0]).name
+    value = next(v for node in other.graph for v in node.outputs if v.name == name)
+    value.name = "another"
+    with pytest.raises(UnsupportedModelError, match=f"'{name}', which is compared"):
+        judge.damage(other)

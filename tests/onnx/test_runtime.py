@@ -9,7 +9,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-import graphprune.onnx.handover as handover
 import graphprune.onnx.runtime as runtime
 from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.load import load
@@ -56,9 +55,7 @@ def test_external_data_is_read_where_it_lies(tmp_path: Path) -> None:
 def test_models_beyond_protobuf_go_through_a_temporary_file(
     monkeypatch: pytest.MonkeyPatch, lazy: bool
 ) -> None:
-    """Where their weights cannot be handed over."""
     monkeypatch.setattr(runtime, "PROTOBUF_LIMIT", 100)
-    monkeypatch.setattr(handover, "_DTYPES", ())
     graph = product()
     if lazy:
         shape = ir.Shape(W.shape)
@@ -79,7 +76,6 @@ def test_a_temporary_file_goes_when_the_session_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runtime, "PROTOBUF_LIMIT", 100)
-    monkeypatch.setattr(handover, "_DTYPES", ())
     before = set(Path(tempfile.gettempdir()).glob("graphprune-*"))
     session = Session(product())
     del session
