@@ -104,7 +104,7 @@ class Frontier:
         outputs = [n for n in asked if n not in known]
         if not outputs:
             return None
-        return Session(part(self._model, known, outputs), threads=self._threads, arena=False)
+        return Session(part(self._model, known, outputs), threads=self._threads)
 
 
 def _live_values(graph: ir.Graph, stops: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

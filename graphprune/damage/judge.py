@@ -86,7 +86,7 @@ class Judge:
             return [{n: values[n] for n in self._taps} for values in known]
         found = []
         given = {**self.feeds[0], **known[0]}
-        with Session(part(model, given, asked), threads=self._threads, arena=False) as session:
+        with Session(part(model, given, asked), threads=self._threads) as session:
             for feed, values in zip(self.feeds, known, strict=True):
                 given = {**feed, **values}
                 run = session.run({n: given[n] for n in session.input_names})

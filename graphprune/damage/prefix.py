@@ -102,9 +102,7 @@ class Prefix:
         if not names:
             return nothing
         found, total = [], 0
-        with Session(
-            part(self._model, self._feeds[0], names), threads=self._threads, arena=False
-        ) as session:
+        with Session(part(self._model, self._feeds[0], names), threads=self._threads) as session:
             for feed in self._feeds:
                 values = session.run({n: feed[n] for n in session.input_names})
                 if not all(isinstance(a, np.ndarray) for a in values.values()):

@@ -131,8 +131,8 @@ def compare_latency(
     inputs_a = dict(feeds_a)
     inputs_b = inputs_a if feeds_b is None else dict(feeds_b)
     with (
-        Session(a, threads=threads, provider=provider) as session_a,
-        Session(b, threads=threads, provider=provider) as session_b,
+        Session(a, threads=threads, provider=provider, arena=True) as session_a,
+        Session(b, threads=threads, provider=provider, arena=True) as session_b,
     ):
         samples = interleave(
             lambda: session_a.run(inputs_a),
@@ -159,7 +159,7 @@ def time_model(
 
     inputs = dict(feeds)
     times: list[float] = []
-    with Session(model, threads=threads, provider=provider) as session:
+    with Session(model, threads=threads, provider=provider, arena=True) as session:
         _warm_up(lambda: session.run(inputs), perf_counter)
         end = perf_counter() + seconds_budget
         while len(times) < LEAST or (perf_counter() < end and len(times) < 1000):

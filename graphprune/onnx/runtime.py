@@ -43,8 +43,8 @@ class Session:
         outputs: Further values of the top graph to return, by name (a graph in memory only).
         lean: Keep memory low: no fusions, no rearranged copies of weights, so that external data
             stays mapped. Slower.
-        arena: Keep memory of activations for the next run. False where there are many sessions, or
-            few runs of each.
+        arena: Keep memory of activations for the next run, as onnxruntime does by default: for
+            timing. Else it is given back, of which there is much where sessions are many.
 
     Raises:
         UnsupportedModelError: onnxruntime does not load the model; the message names the node.
@@ -61,7 +61,7 @@ class Session:
         optimize: bool = True,
         outputs: Sequence[str] = (),
         lean: bool = False,
-        arena: bool = True,
+        arena: bool = False,
     ) -> None:
         import onnxruntime as ort
 

@@ -146,7 +146,7 @@ def collect(
     each = max(1, ROWS // max(len(feeds), 1))
     found: dict[str, Statistics] = {}
     for p, part in enumerate(parts):
-        with Session(model, threads=threads, outputs=part, arena=False) as session:
+        with Session(model, threads=threads, outputs=part) as session:
             for b, feed in enumerate(feeds):
                 results = session.run(feed)
                 for name in part:
