@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "files",
+    "threads",
     "plan",
     "options",
     "compose",

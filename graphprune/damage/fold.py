@@ -111,6 +111,7 @@ def statistics_of(
     *,
     dims: Mapping[str, Sequence[int]] | None = None,
     threads: int = 1,
+    jobs: int = 1,
     seed: int = 0,
     known: Known | None = None,
 ) -> dict[str, Statistics]:
@@ -122,6 +123,7 @@ def statistics_of(
         feeds: Inputs, batch by batch.
         dims: Shapes of values, to bound memory; one that is not named is measured in a run of its own.
         threads: Of onnxruntime.
+        jobs: Threads of this process (see `collect`).
         seed: Of the choice of positions.
         known: Statistics of before (see `collect`).
     """
@@ -132,7 +134,14 @@ def statistics_of(
         wanted[name] = axis % len(dims[name]) if name in dims else axis
     sizes = batch_sizes(model, feeds, dims)
     return collect(
-        model, wanted.items(), feeds, sizes=sizes, threads=threads, seed=seed, known=known
+        model,
+        wanted.items(),
+        feeds,
+        sizes=sizes,
+        threads=threads,
+        jobs=jobs,
+        seed=seed,
+        known=known,
     )
 
 

@@ -15,7 +15,6 @@ import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.damage.fold import layers_of, statistics_of
-from graphprune.damage.judge import Judge
 from graphprune.damage.probe import Prober
 from graphprune.damage.result import Measurement, Sensitivity
 from graphprune.damage.work import Job, workers
@@ -27,6 +26,8 @@ from graphprune.onnx.shapes import Shapes
 from graphprune.onnx.subject import OnnxSubject
 from graphprune.options import Options
 from graphprune.scoring.statistics import Known, Statistics
+from graphprune.selection.criteria import scores as scored
+from graphprune.threads import one_blas_thread
 
 Array = np.ndarray[Any, Any]
 Scores = Callable[[DependencyGraph, Sequence[str]], Mapping[str, Array]]
@@ -34,7 +35,7 @@ Scores = Callable[[DependencyGraph, Sequence[str]], Mapping[str, Array]]
 FRACTIONS = (0.125, 0.25, 0.5, 0.75)
 """Widths that `compile --scope sensitivity` measures."""
 
-_TRAVELLING = ("align", "only", "exclude", "residual", "threads", "seed")
+_TRAVELLING = ("align", "only", "exclude", "residual", "threads")
 """What a worker has to know of the options."""
 
 JUDGED = 64
@@ -73,7 +74,7 @@ def sensitivity(
         fractions: Of units that stay, rounded to the grid.
         compensate: Measure with compensation in closed form.
         both: Then also without.
-        jobs: Processes.
+        jobs: Processes that measure, and threads that collect statistics.
         scheduler: Address of a Dask scheduler that has workers.
         checkpoint: File that keeps what is measured; a later call with the same settings and data
             goes on from it. It stays, so that nothing is lost before the result is written.
@@ -86,10 +87,10 @@ def sensitivity(
     """
     if metric is not None and (jobs > 1 or scheduler):
         _check_sendable(metric)
-    with workers(jobs, scheduler) as take_on:
-        judged = judged_feeds(data)
-        prober = Prober(model, shapes, options, Judge(model, judged, options.threads), scores)
-        check_globs(OnnxSubject(model, shapes, source_sha256), prober.graph, options)
+    with one_blas_thread(), workers(jobs, scheduler) as take_on:
+        prober = Prober(model, shapes, options)
+        subject = OnnxSubject(model, shapes, source_sha256)
+        check_globs(subject, prober.graph, options)
         if not prober.groups:
             raise NothingGainedError(
                 "no group of the model can be pruned: there is nothing to measure"
@@ -116,18 +117,22 @@ def sensitivity(
         if left:
             statistics = None
             if compensate:
-                statistics = _statistics(model, shapes[0], prober, options, data, known)
+                statistics = _statistics(model, shapes[0], prober, options, data, known, jobs)
+            names = [g.name for g in prober.groups]
+            if scores is not None:
+                of = scores(prober.graph, names)
+            else:
+                of = scored(prober.groups, subject.weight, options.criterion, options.seed)
             job = Job(
                 ir.to_proto(model).SerializeToString(),
                 (dict(shapes[0].binding), dict(shapes[1].binding)),
                 Options(**{name: getattr(options, name) for name in _TRAVELLING}),
-                judged,
-                prober.scores,
+                judged_feeds(data),
                 statistics,
                 metric,
                 both,
             )
-            for each in take_on(job)(left):
+            for each in take_on(job)((p, of[p.group]) for p in left):
                 found[each.group, each.counts] = each
                 report(len(found) / len(points))
                 if checkpoint is not None:
@@ -142,6 +147,7 @@ def _statistics(
     options: Options,
     data: Calibration,
     known: Known | None,
+    jobs: int,
 ) -> Mapping[str, Statistics]:
     """Of what all layers read that can take in what leaves."""
     return statistics_of(
@@ -150,6 +156,7 @@ def _statistics(
         [b.feeds for b in data.fit],
         dims={v.name: d for v, d in shapes.dims.items() if v.name},
         threads=options.threads,
+        jobs=jobs,
         seed=options.seed,
         known=known,
     )

@@ -22,14 +22,16 @@ from graphprune.damage.judge import Judge
 from graphprune.damage.probe import Point, Prober
 from graphprune.damage.result import Measurement
 from graphprune.data.metric import load_metric
-from graphprune.errors import GraphpruneError, UsageError
+from graphprune.errors import GraphpruneError, UnsupportedModelError, UsageError
 from graphprune.onnx.shapes import shape_pair
 from graphprune.options import Options
 from graphprune.scoring.statistics import Statistics
+from graphprune.threads import one_blas_thread
 
 Array = np.ndarray[Any, Any]
 Feeds = Sequence[Mapping[str, Array]]
-Evaluate = Callable[[Point], Measurement]
+Scored = tuple[Point, Array]
+"""What is measured, and the scores of the group's units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +41,8 @@ class Job:
     Attributes:
         model: The canonical original, serialised.
         bindings: Two sizes of its dynamic dimensions.
-        options: Which groups, by what they are ranked, at which alignment.
+        options: Which groups, at which alignment.
         judged: Inputs that damage is measured on.
-        scores: Scores of the units of each group.
         statistics: Of what the layers read that are folded; None: nothing is compensated.
         metric: The user's, where there is one: as text it is imported in every process.
         both: Measure as cut too, not only with compensation.
@@ -52,7 +53,6 @@ class Job:
     bindings: tuple[Mapping[str, int], Mapping[str, int]]
     options: Options
     judged: Feeds
-    scores: Mapping[str, Array]
     statistics: Mapping[str, Statistics] | None = None
     metric: Any = None
     both: bool = True
@@ -67,22 +67,18 @@ class Bench:
         self.job = job
         threads = job.options.threads
         self._metric = None if job.metric is None else load_metric(job.metric, threads=threads)
-        self.prober = Prober(
-            model,
-            shape_pair(model, *job.bindings),
-            job.options,
-            Judge(model, job.judged, job.options.threads),
-            lambda _, names: {n: job.scores[n] for n in names},
-        )
+        self.prober = Prober(model, shape_pair(model, *job.bindings), job.options)
+        self._judge = Judge(model, job.judged, threads)
         self.folder: Folder | None = None
         if job.statistics is not None:
             self.folder = Folder(layers_of(model, self.prober.groups), job.statistics)
 
-    def measure(self, point: Point) -> Measurement:
+    def measure(self, scored: Scored) -> Measurement:
         """One group at one width, as cut and with compensation."""
+        point, scores = scored
         found = Measurement(point.group, point.kept, point.counts)
-        plan = self.prober.plan(point)
-        model = self.prober.model(point, plan)
+        plan = self.prober.plan(point, scores)
+        model = self.prober.model(plan)
         if model is None:
             return found
         if self.job.both or self.folder is None:
@@ -95,26 +91,28 @@ class Bench:
         return found
 
     def _judged(self, model: ir.Model) -> tuple[float | None, float | None]:
-        damage = self.prober.damage_of(model)
-        if damage is None or self._metric is None:
-            return damage, None
-        return damage, self._metric(model)
+        try:
+            damage = self._judge.damage(model)
+        except UnsupportedModelError:  # an output that is compared went with the group
+            return None, None
+        return damage, None if self._metric is None else self._metric(model)
 
 
 _ready: dict[str, Bench] = {}
 
 
-def measure(job: Job | str, point: Point) -> Measurement:
+def measure(job: Job | str, scored: Scored) -> Measurement:
     """Measure in this process, which keeps what the job, or the file that holds it, needs."""
     key = job if isinstance(job, str) else job.key
-    if key not in _ready:
-        _ready.clear()
-        given = pickle.loads(Path(job).read_bytes()) if isinstance(job, str) else job
-        _ready[key] = Bench(given)
-    return _ready[key].measure(point)
+    with one_blas_thread():
+        if key not in _ready:
+            _ready.clear()
+            given = pickle.loads(Path(job).read_bytes()) if isinstance(job, str) else job
+            _ready[key] = Bench(given)
+        return _ready[key].measure(scored)
 
 
-Measured = Callable[[Sequence[Point]], Iterator[Measurement]]
+Measured = Callable[[Iterable[Scored]], Iterator[Measurement]]
 
 
 @contextmanager
@@ -126,8 +124,8 @@ def workers(jobs: int = 1, scheduler: str = "") -> Iterator[Callable[[Job], Meas
         scheduler: Address of a Dask scheduler, in place of processes of this machine.
 
     Yields:
-        A function that takes the job, and gives one from points to measurements, in the order in
-        which they are ready.
+        A function that takes the job, and gives one from scored points to measurements, in the order
+        in which they are ready.
 
     Raises:
         UsageError: No such scheduler, or a cluster without `dask.distributed`.
@@ -170,10 +168,12 @@ def _identity(job: Job) -> Job:
     return job
 
 
-def _through(executor: Executor, job: Any, points: Iterable[Point]) -> Iterator[Measurement]:
+def _through(executor: Executor, job: Any, scored: Iterable[Scored]) -> Iterator[Measurement]:
+    """Send each on as soon as it is scored: the first are measured while others are."""
     waiting: list[Future[Measurement]] = []
     try:
-        waiting.extend(executor.submit(measure, job, p) for p in points)
+        for each in scored:
+            waiting.append(executor.submit(measure, job, each))
         for done in as_completed(waiting):
             yield done.result()
     except GraphpruneError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def data_scores(
     seed: int = 0,
     known: Known | None = None,
     progress: Callable[[float], None] | None = None,
-) -> dict[str, Array]:
-    """Group name -> score of each unit (larger stays), with mean 1.
+) -> Mapping[str, Array]:
+    """Group name -> score of each unit (larger stays), with mean 1; computed when it is asked for.
 
     Groups that no linear layer reads, and hidden widths of recurrent layers, are scored by the L2
     norm; so are, with `apoz`, groups whose activations are never exactly zero.
@@ -89,13 +90,33 @@ def data_scores(
         known=known,
         progress=progress,
     )
-    result = scores(groups, weight, "l2", seed)
-    for group in groups:
-        found = [(r, statistics[r.value]) for r in readers[group.name]]
-        values = _CRITERIA[chosen[group.name]](group.size, found) if found else None
-        if values is not None:
-            result[group.name] = values / (values.mean() or 1.0)
-    return result
+    norms = scores(groups, weight, "l2", seed)
+
+    def of(name: str) -> Array:
+        found = [(r, statistics[r.value]) for r in readers[name]]
+        values = _CRITERIA[chosen[name]](len(norms[name]), found) if found else None
+        return norms[name] if values is None else values / (values.mean() or 1.0)
+
+    return _OnDemand(norms, of)
+
+
+class _OnDemand(Mapping[str, Array]):
+    """Scores that are computed when they are asked for, once: some are of use before all are."""
+
+    def __init__(self, names: Iterable[str], of: Callable[[str], Array]) -> None:
+        self._names = tuple(names)
+        self._of = cache(of)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._of(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _best(group: Group) -> str:

@@ -7,6 +7,7 @@ counts, at most `ROWS` in all.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnx_ir as ir
 
 from graphprune.errors import UsageError
 from graphprune.onnx.runtime import Session
+from graphprune.threads import in_order
 
 Array = np.ndarray[Any, Any]
 
@@ -54,13 +56,15 @@ class Statistics:
         if n == 0:
             return
         mean = rows.mean(0)
-        centred = rows - mean
         shift = mean - self.mean
         weight = self.count * n / (self.count + n)
+        deviations = np.vstack(
+            [rows - mean, np.sqrt(weight) * shift]
+        )  # one more row merges the means
         if self.full:
-            self.scatter += centred.T @ centred + weight * np.outer(shift, shift)
+            self.scatter += deviations.T @ deviations
         else:
-            self.scatter += (centred**2).sum(0) + weight * shift**2
+            self.scatter += (deviations**2).sum(0)
         self.count += n
         self.mean += shift * n / self.count
         self.absolute += np.abs(rows).sum(0)
@@ -110,6 +114,7 @@ def collect(
     full: bool = True,
     sizes: Mapping[str, int] | None = None,
     threads: int = 1,
+    jobs: int = 1,
     seed: int = 0,
     known: Known | None = None,
     progress: Callable[[float], None] | None = None,
@@ -124,6 +129,7 @@ def collect(
         sizes: About how many elements each value has in one batch, to bound memory; a value that is
             not named is taken alone.
         threads: Of onnxruntime.
+        jobs: Threads of this process, each with a batch or a value: what is found does not depend on it.
         seed: Of the choice of positions.
         known: What was collected before from the same model and feeds, with the same seed: it is
             taken from there, and what is collected now is added.
@@ -147,21 +153,28 @@ def collect(
     found: dict[str, Statistics] = {}
     for p, part in enumerate(parts):
         with Session(model, threads=threads, outputs=part) as session:
-            for b, feed in enumerate(feeds):
-                results = session.run(feed)
+
+            def rows_of(batch: int, part: list[str] = part, run: Any = session.run) -> list[Array]:
+                results = run(feeds[batch])
+                rows = []
                 for name in part:
                     flat = np.moveaxis(results[name], axes[name], -1)
-                    width = flat.shape[-1]
-                    rows = flat.reshape(-1, width)
-                    rows = rows[chosen_rows(len(rows), each, (seed, number[name], b))]
+                    flat = flat.reshape(-1, flat.shape[-1])
+                    rows.append(flat[chosen_rows(len(flat), each, (seed, number[name], batch))])
+                return rows
+
+            for b, batch in enumerate(in_order(rows_of, range(len(feeds)), jobs)):
+                for name, rows in zip(part, batch, strict=True):
                     if not np.isfinite(rows).all():
                         raise UsageError(
                             f"'{name}' is not finite on the calibration inputs (batch {b}): are "
                             "they what the model takes?"
                         )
                     if name not in found:
+                        width = rows.shape[-1]
                         found[name] = Statistics(width, full=full and width <= WIDEST)
-                    found[name].add(rows)
+                counted = zip((found[name] for name in part), batch, strict=True)
+                deque(in_order(lambda pair: pair[0].add(pair[1]), counted, jobs), maxlen=0)
                 if progress is not None:
                     progress((p + (b + 1) / len(feeds)) / len(parts))
     known.update({(name, axes[name]): statistics for name, statistics in found.items()})

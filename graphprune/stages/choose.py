@@ -90,6 +90,7 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
                 return work.scored[key]
             work.progress("score")
             weights, report = subject.weight, partial(work.progress, "score")
+            found: Mapping[str, np.ndarray]
             try:
                 if options.criterion in GRADIENT_CRITERIA:
                     found = gradient_scores(

@@ -24,23 +24,19 @@ def damages(proto: onnx.ModelProto, x: list[Array], keep: int) -> tuple[float, f
     bench = Bench(proto)
     feeds = [{"x": a} for a in x]
 
-    def scores(graph: Any, names: Any) -> dict[str, Array]:
-        return {n: -np.arange(graph.by_name[n].size, dtype=float) for n in names}
-
-    probe = Prober(bench.model, bench.shapes, Options(align=1), Judge(bench.model, feeds), scores)
+    probe = Prober(bench.model, bench.shapes, Options(align=1))
+    judge = Judge(bench.model, feeds)
     group = probe.groups[0]
     layers = layers_of(bench.model, [group])
     assert layers
     folder = Folder(layers, statistics_of(bench.model, layers, feeds))
     point = Point(group.name, (keep,), keep / group.size)
-    plan = probe.plan(point)
-    model = probe.model(point, plan)
+    plan = probe.plan(point, -np.arange(group.size, dtype=float))
+    model = probe.model(plan)
     assert model is not None
-    cut = probe.damage_of(model)
+    cut = judge.damage(model)
     folder(model, plan)
-    folded = probe.damage_of(model)
-    assert cut is not None
-    assert folded is not None
+    folded = judge.damage(model)
     return cut, folded, model
 
 
@@ -177,11 +173,11 @@ def test_weights_that_others_read_too_are_not_changed() -> None:
     groups = [g for g in bench.graph.groups if g.size == 12]
     rng = np.random.default_rng(0)
     feeds = [{"x": x, "z": rng.normal(size=(len(x), 12)).astype(np.float32)} for x in X]
-    probe = Prober(bench.model, bench.shapes, Options(align=1), Judge(bench.model, feeds))
+    probe = Prober(bench.model, bench.shapes, Options(align=1))
     layers = layers_of(bench.model, groups)
     point = Point(probe.groups[0].name, (6,), 0.5)
-    plan = probe.plan(point)
-    model = probe.model(point, plan)
+    plan = probe.plan(point, np.arange(12.0))
+    model = probe.model(plan)
     Folder(layers, statistics_of(bench.model, layers, feeds))(model, plan)
     matrices = {
         n.inputs[0].name: n.inputs[1].const_value.numpy()

@@ -10,26 +10,33 @@ from workbench import Bench
 
 import graphprune
 from graphprune.damage.judge import Judge
-from graphprune.damage.probe import Prober
+from graphprune.damage.probe import Point, Prober
 from graphprune.onnx.feeds import random_feeds
 from graphprune.options import Options
+from graphprune.plan import Plan
+from graphprune.selection.criteria import scores
 
 
 def prober(bench: Bench, **settings: object) -> Prober:
-    feeds = [random_feeds(bench.model, bench.bindings[0], i) for i in range(2)]
-    options = Options(**{"align": 1, **settings})
-    return Prober(bench.model, bench.shapes, options, Judge(bench.model, feeds))
+    return Prober(bench.model, bench.shapes, Options(**{"align": 1, **settings}))
+
+
+def plan_of(bench: Bench, probe: Prober, point: Point) -> Plan:
+    """By the criterion that compile takes when nothing else is said."""
+    found = scores([probe.graph.by_name[point.group]], lambda name: bench.weights[name], "l2", 0)
+    return probe.plan(point, found[point.group])
 
 
 @pytest.mark.parametrize("name", ["resnet", "encoder", "shufflenet"])
 def test_the_model_of_a_point_is_what_compile_makes(name: str) -> None:
     proto = NETWORKS[name]()
-    probe = prober(Bench(proto))
+    bench = Bench(proto)
+    probe = prober(bench)
     points = probe.points([0.5])
     assert len(points) == len(probe.groups) >= 2
     compared = 0
     for point in points[:4]:
-        model = probe.model(point)
+        model = probe.model(plan_of(bench, probe, point))
         assert model is not None
         try:
             made = graphprune.compile(
@@ -70,9 +77,13 @@ def test_less_of_a_group_hurts_more_and_the_original_stays() -> None:
     bench = Bench(NETWORKS["resnet"]())
     before = ir.to_proto(bench.model).SerializeToString()
     probe = prober(bench)
+    feeds = [random_feeds(bench.model, bench.bindings[0], i) for i in range(2)]
+    judge = Judge(bench.model, feeds)
     found: dict[str, list[float]] = {}
     for point in probe.points([0.1, 0.9]):
-        found.setdefault(point.group, []).append(probe.damage_of(probe.model(point)))
+        found.setdefault(point.group, []).append(
+            judge.damage(probe.model(plan_of(bench, probe, point)))
+        )
     assert all(np.isfinite(values).all() and min(values) > 0 for values in found.values())
     assert sum(few > many for few, many in found.values()) >= len(found) - 1
     assert ir.to_proto(bench.model).SerializeToString() == before

@@ -83,3 +83,21 @@ def test_what_is_not_finite_is_told() -> None:
     with pytest.raises(UsageError, match="'r' is not finite on the calibration inputs") as caught:
         collect(broken.model, [("r", 1)], feeds(1))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_threads_change_no_bit(jobs: int) -> None:
+    data = feeds(5)
+    wanted = [("h", 1), ("r", 1), ("y", 1)]
+    sizes = dict.fromkeys("hry", 400)
+    shares: list[float] = []
+    alone = collect(bench().model, wanted, data, sizes=sizes)
+    several = collect(bench().model, wanted, data, sizes=sizes, jobs=jobs, progress=shares.append)
+    for name in "hry":
+        assert alone[name].count == several[name].count == 5 * 64
+        np.testing.assert_array_equal(alone[name].scatter, several[name].scatter)
+        np.testing.assert_array_equal(alone[name].mean, several[name].mean)
+    assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+    broken = Bench(from_text("h = MatMul (x, w) r = Log (h) y = MatMul (r, v)", WEIGHTS))
+    with pytest.raises(UsageError, match=r"'r' is not finite .* \(batch 0\)"):
+        collect(broken.model, [("r", 1)], data, jobs=jobs)

@@ -1,0 +1,48 @@
+"""Threads of this process: those of linear algebra, and work that is handed to several in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Linear algebra on one thread: the same bits on any number of cores, and no two in the way.
+
+    Several processes or threads with as many BLAS threads each as there are cores wait for one another.
+    """
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits
+
+
+def in_order(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[Made]:
+    """`map` by several threads: what is made comes in the order of the items.
+
+    Args:
+        make: Called in any thread; it helps where it spends its time in numpy or onnxruntime.
+        items: Taken from the calling thread, no more than `threads` ahead.
+        threads: 1: everything is made when it is asked for, in the calling thread.
+    """
+    if threads <= 1:
+        yield from map(make, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[Made]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(make, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
