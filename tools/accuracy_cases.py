@@ -16,6 +16,7 @@ what is scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,8 +153,8 @@ def silero_vad(packages: Path, cache: Path) -> Case:
 # -- files ----------------------------------------------------------------------------------------
 
 ROOTS = tuple(Path(p) for p in ("/usr/share", "/usr/include", "/usr/lib", "/etc"))
-EACH = 60
-"""Files of one type that are scored at most."""
+EACH, EACH_ENDING = 60, 200
+"""At most so many files of one type, and of one ending where the type is not asked for."""
 
 
 def magika(packages: Path, cache: Path) -> Case:
@@ -182,9 +183,27 @@ def magika(packages: Path, cache: Path) -> Case:
 
     data = stored(cache / "files.npz", make)
 
+    def make_more() -> dict[str, np.ndarray]:
+        """Files of any kind, known or not, for those who ask for more than are known."""
+        roots = (Path(sysconfig.get_paths()["purelib"]), *ROOTS)
+        found = list(real_data.unlabelled_files(roots))
+        scored = {row.tobytes() for row in data["scored"]}
+        counts: Counter[str] = Counter()
+        rows = []
+        for i in np.random.default_rng(0).permutation(len(found)):
+            path, ending = found[i]
+            counts[ending] += 1
+            row = real_data.head_and_tail(path)
+            if counts[ending] <= EACH_ENDING and row.tobytes() not in scored:
+                rows.append(row)
+        return {"free": np.stack(rows)}
+
     def calibrate(seed: int, count: int) -> list[Feeds]:
-        order = np.random.default_rng(seed).permutation(len(data["free"]))[:count]
-        return in_batches(data["free"][order], "bytes", lambda rows: rows)
+        free = data["free"]
+        if count > len(free):
+            free = stored(cache / "files-more.npz", make_more)["free"]
+        order = np.random.default_rng(seed).permutation(len(free))[:count]
+        return in_batches(free[order], "bytes", lambda rows: rows)
 
     def score(run: Run) -> Scores:
         rows = data["scored"]

@@ -12,7 +12,7 @@ import html
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,22 +157,37 @@ def files(roots: Sequence[Path], kinds: Path, labels: Sequence[str]) -> Iterator
         for extension in facts.get("extensions", ()):
             owners.setdefault(extension, set()).add(label)
     sure = {e: next(iter(of)) for e, of in owners.items() if len(of) == 1 and of <= set(labels)}
+    for path, ending, half in _walk(roots, sure):
+        yield LabelledFile(path, sure[ending], half)
+
+
+def unlabelled_files(roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """All files of the half of the directories that is not scored, with their endings."""
+    for path, ending, half in _walk(roots):
+        if not half:
+            yield path, ending
+
+
+def _walk(
+    roots: Sequence[Path], endings: Container[str] | None = None
+) -> Iterator[tuple[Path, str, bool]]:
+    """Path, ending and half of the files with such endings, each content once."""
     seen: set[bytes] = set()
     for root in roots:
         for folder, below, names in os.walk(root):
             below.sort()
             half = hashlib.sha256(folder.encode()).digest()[0] % 2 == 0
             for name in sorted(names):
-                label = sure.get(name.rpartition(".")[2].lower()) if "." in name else None
+                ending = name.rpartition(".")[2].lower() if "." in name else ""
                 path = Path(folder, name)
-                if label is None or path.is_symlink() or not path.is_file():
+                if endings is not None and ending not in endings:
                     continue
-                if path.stat().st_size < 64:
+                if path.is_symlink() or not path.is_file() or path.stat().st_size < 64:
                     continue
                 digest = hashlib.sha256(head_and_tail(path).tobytes()).digest()
                 if digest not in seen:
                     seen.add(digest)
-                    yield LabelledFile(path, label, half)
+                    yield path, ending, half
 
 
 def head_and_tail(
