@@ -1,9 +1,8 @@
 """How far a model's outputs are from the original's, before what saturates.
 
-Behind a Softmax or a Sigmoid a badly damaged model can look unharmed, or all damage alike: outputs
-are compared in front of them, and in front of ArgMax. The damage of an output is its squared error
-over its variance in the original, so that a constant offset that all samples share counts for
-nothing as signal; the damage of a model is the mean over its outputs.
+The damage of an output is its squared error over its variance in the original, so that a constant
+offset that all samples share counts for nothing as signal; the damage of a model is the mean over its
+outputs.
 """
 
 from __future__ import annotations
@@ -18,26 +17,9 @@ from graphprune.compensation.frontier import part
 from graphprune.damage.prefix import Prefix
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.runtime import Session
+from graphprune.onnx.saturation import before_saturation
 
 Array = np.ndarray[Any, Any]
-
-_SATURATING = ("Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "ArgMax", "ArgMin", "Hardmax")
-_THROUGH = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
-
-
-def tap(value: ir.Value) -> ir.Value:
-    """What is compared in place of an output: what goes into the last saturating op before it."""
-    present = value
-    while (node := present.producer()) is not None and node.domain in ("", "ai.onnx"):
-        source = node.inputs[0] if node.inputs else None
-        if source is None or source.producer() is None:
-            break
-        if node.op_type in _SATURATING:
-            return source
-        if node.op_type not in _THROUGH:
-            break
-        present = source
-    return value
 
 
 class Judge:
@@ -57,7 +39,7 @@ class Judge:
     ) -> None:
         self.feeds = feeds
         self._threads = threads
-        names = [tap(v).name or "" for v in original.graph.outputs]
+        names = [before_saturation(v).name or "" for v in original.graph.outputs]
         self._taps = tuple(dict.fromkeys(names))
         with Session(original, threads=threads, outputs=self._taps) as session:
             runs = [session.run(feed) for feed in feeds]

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphprune.onnx.channels import LAYERS, channels_first
 from graphprune.onnx.operands import op_names
+from graphprune.onnx.saturation import before_saturation
 from graphprune.onnx.shapes import infer_shapes
 from graphprune.plan import Cut, Plan
 from graphprune.rules.context import is_weight
@@ -25,8 +26,6 @@ FEW = 4
 """With fewer block outputs than this, outputs of layers are added."""
 
 _SUMS = op_names("Add SkipLayerNormalization SkipSimplifiedLayerNormalization")
-_SATURATING = op_names("Softmax LogSoftmax Sigmoid")
-_VIEWS = op_names("Identity Squeeze Unsqueeze Reshape Flatten Transpose")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
@@ -87,21 +86,6 @@ def _spread(matches: Sequence[Match], most: int) -> list[Match]:
     if count <= most:
         return list(matches)
     return [matches[(i + 1) * count // most - 1] for i in range(most)]
-
-
-def before_saturation(value: ir.Value) -> ir.Value:
-    """What goes into the softmax or sigmoid that makes an output; else the output."""
-    here = value
-    while (node := here.producer()) is not None and node.domain in ("", "ai.onnx"):
-        source = node.inputs[0] if node.inputs else None
-        if source is None:
-            break
-        if node.op_type in _SATURATING:
-            return source
-        if node.op_type not in _VIEWS:
-            break
-        here = source
-    return value
 
 
 def _layers(model: ir.Model) -> list[ir.Value]:

@@ -36,7 +36,7 @@ def samples_of(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[Ma
 
 def outputs_of(model: ir.Model) -> list[str]:
     """The outputs that have gradients, in front of a closing softmax or sigmoid."""
-    from graphprune.distill.matches import before_saturation
+    from graphprune.onnx.saturation import before_saturation
 
     found = [before_saturation(v) for v in model.graph.outputs]
     return list(dict.fromkeys(v.name or "" for v in found if v.producer() is not None))

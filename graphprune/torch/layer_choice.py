@@ -178,7 +178,7 @@ def _floating(node: fx.Node) -> bool:
 
 
 def _tap(node: fx.Node) -> fx.Node:
-    """What is compared in place of an output (see `graphprune.damage.judge.tap`)."""
+    """What is compared in place of an output (see `graphprune.onnx.saturation`)."""
     present = node
     while present.op == "call_function":
         op = call_of(present).op

@@ -11,11 +11,12 @@ import pytest
 from damage_nets import data, mlp
 from workbench import drawn, from_text
 
-from graphprune.damage.judge import Judge, tap
+from graphprune.damage.judge import Judge
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.load import load
 from graphprune.onnx.runtime import Session
+from graphprune.onnx.saturation import before_saturation
 
 
 def changed(model: ir.Model, **arrays: Any) -> ir.Model:
@@ -112,23 +113,6 @@ def test_a_constant_output_does_not_divide_by_zero() -> None:
     assert 0 < found < math.inf
 
 
-@pytest.mark.parametrize(
-    ("tail", "name"),
-    [
-        ("y = Softmax (h)", "h"),
-        ("s = Sigmoid (h) y = Identity (s)", "h"),
-        ("s = Softmax (h) y = ArgMax <axis = 1> (s)", "s"),
-        ("y = Relu (h)", "y"),
-        ("t = Transpose (h) y = LogSoftmax (t)", "t"),
-    ],
-)
-def test_outputs_are_tapped_in_front_of_what_saturates(tail: str, name: str) -> None:
-    kind = "int64" if "ArgMax" in tail else "float"
-    proto = from_text(f"h = MatMul (x, w) {tail}", {"w": drawn(8, 4)}, outputs=f"{kind}[A, B] y")
-    model = load(proto).model
-    assert tap(model.graph.outputs[0]).name == name
-
-
 def test_the_model_that_is_judged_is_not_changed(model: ir.Model) -> None:
     before = ir.to_proto(model).SerializeToString()
     Judge(model, FEEDS).damage(model)
@@ -156,7 +140,7 @@ def test_batches_whose_last_axis_is_not_as_long() -> None:
 
 def test_a_model_that_lost_what_is_compared_is_refused_by_name(model: ir.Model) -> None:
     judge, other = Judge(model, FEEDS), model.clone()
-    name = tap(model.graph.outputs[0]).name
+    name = before_saturation(model.graph.outputs[0]).name
     value = next(v for node in other.graph for v in node.outputs if v.name == name)
     value.name = "another"
     with pytest.raises(UnsupportedModelError, match=f"'{name}', which is compared"):
