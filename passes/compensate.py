@@ -18,13 +18,14 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.compensation.frontier import Frontier
-from graphprune.compensation.least_squares import Moments, refit
+from graphprune.compensation.least_squares import FIRST, Moments, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
 from graphprune.compensation.targets import Target, find_targets, mixed_target, rows_per_sample
 from graphprune.onnx.names import FreshNames
 from graphprune.plan import Plan, take
 from graphprune.rules.context import node_name
 from graphprune.scoring.statistics import chosen_rows
+from graphprune.threads import ahead
 
 __all__ = ["CompensatePass", "LayerFit"]
 
@@ -99,15 +100,19 @@ class CompensatePass(ir.passes.InPlacePass):
         self.left = tuple(left)
         targets = [mixed_target(t, self.mixed.get(node_name(t.layer.node))) for t in targets]
         sources = [[t.source, *([t.skip] if t.skip else [])] for t in targets]
-        pruned = Frontier(model, self.feeds, sources, threads=self.threads)
         values = [[t.value] for t in targets]
-        original = Frontier(self.original, self.feeds, values, threads=self.threads)
         names = FreshNames(model)
-        done = []
-        for i, target in enumerate(targets):
-            batches = zip(original.advance(i), pruned.advance(i), strict=True)
-            done.append(self._refit(i, target, batches, names))
-            self.progress((i + 1) / len(targets))
+        done: list[LayerFit] = []
+        first = FIRST
+        with (
+            Frontier(model, self.feeds, sources, threads=self.threads) as pruned,
+            Frontier(self.original, self.feeds, values, threads=self.threads) as original,
+        ):
+            for i, target in enumerate(targets):
+                batches = zip(ahead(original.advance(i)), ahead(pruned.advance(i)), strict=True)
+                done.append(self._refit(i, target, batches, names, first))
+                first = found if (found := done[-1].lam) and math.isfinite(found) else first
+                self.progress((i + 1) / len(targets))
         self.layers = tuple(done)
         return ir.passes.PassResult(model, modified=any(d.lam is not None for d in done))
 
@@ -117,6 +122,7 @@ class CompensatePass(ir.passes.InPlacePass):
         target: Target,
         batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
         names: FreshNames,
+        first: float,
     ) -> LayerFit:
         layer = target.layer
         name = layer.node.name or layer.output.name or ""
@@ -145,6 +151,7 @@ class CompensatePass(ir.passes.InPlacePass):
             layer.bias,
             biased=layer.biased,
             importance=importance / (importance.max() or 1.0),
+            first=first,
         )
         if found is None:
             return LayerFit(name)

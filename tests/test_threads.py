@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from graphprune.threads import in_order, one_blas_thread
+from graphprune.threads import ahead, in_order, one_blas_thread
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -25,7 +26,7 @@ def test_several_at_once_and_no_more_ahead_than_threads() -> None:
     both = threading.Barrier(2, timeout=5)
     taken: list[int] = []
 
-    def items() -> object:
+    def items() -> Iterator[int]:
         for i in range(6):
             taken.append(i)
             yield i
@@ -59,3 +60,22 @@ def test_one_blas_thread_and_as_many_as_before_afterwards() -> None:
     with one_blas_thread():
         assert set(threads()) == {1}
     assert threads() == before
+
+
+def test_one_ahead_and_no_more() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(4):
+            made.append(i)
+            yield i
+        raise ValueError("after the last")
+
+    coming = ahead(items())
+    assert next(coming) == 0
+    time.sleep(0.1)
+    assert made == [0, 1]
+    assert [next(coming) for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(ValueError, match="after the last"):
+        next(coming)
+    assert list(ahead([])) == []

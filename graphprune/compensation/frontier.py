@@ -2,42 +2,35 @@
 
 A `Frontier` is asked for some values at one stop after the other, in the order of the graph. Between
 two stops it runs only the nodes that lie between them, and keeps the activations that later nodes
-read. Weights of nodes that have not run yet may change in between. Kept activations are bounded: a
-batch for which there is no room stays behind, at an earlier stop, and is run from there again.
+read. Weights of nodes that have not run yet may change in between. Kept activations are bounded, in
+memory and beyond that on disk: a batch for which there is no room stays behind, at an earlier stop, and
+is run from there again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.compensation.shelf import Shelf
 from graphprune.onnx.runtime import Session
 from graphprune.onnx.trace import captured
 
 Array = np.ndarray[Any, Any]
 
-MEMORY = 320 << 20
-"""Bytes of activations that one frontier keeps."""
+MEMORY = 160 << 20
+"""Bytes of activations that one frontier keeps in memory."""
 
-
-@dataclass(eq=False)
-class _Batch:
-    """Where a batch is: the stop whose activations it holds (-1: its inputs), and these."""
-
-    stop: int
-    values: dict[str, Array]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in self.values.values())
+DISK = 2 << 30
+"""Bytes that it keeps in a temporary folder beside."""
 
 
 class Frontier:
-    """Values of a graph on some inputs, stop by stop.
+    """Values of a graph on some inputs, stop by stop; a context, in which a temporary folder lives.
 
     Args:
         model: A graph in memory. It is not changed.
@@ -45,7 +38,8 @@ class Frontier:
         stops: What is asked for at each stop: names of values of the top graph, none of them
             initializers. A value may stand before what an earlier stop asked for.
         threads: Of onnxruntime.
-        memory: Bytes of activations to keep, at most.
+        memory: Bytes of activations to keep in memory, at most.
+        disk: Bytes to keep on disk beside, at most.
     """
 
     def __init__(
@@ -56,15 +50,28 @@ class Frontier:
         *,
         threads: int = 1,
         memory: int = MEMORY,
+        disk: int = DISK,
     ) -> None:
         self._model = model
         self._feeds = feeds
         self._stops = [tuple(s) for s in stops]
         self._threads = threads
-        self._memory = memory
-        self._batches = [_Batch(-1, {}) for _ in feeds]
+        self._shelf = Shelf(memory, disk)
+        self._reached = [-1 for _ in feeds]
+        """The stop whose activations each batch has (-1: its inputs)."""
         self._live = _live_values(model.graph, self._stops)
         self._at = -1
+
+    def __enter__(self) -> Frontier:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._shelf.close()
 
     def advance(self, stop: int) -> Iterator[dict[str, Array]]:
         """What the stop asks for, batch by batch. Stops come in order; some may be left out.
@@ -75,31 +82,25 @@ class Frontier:
         assert stop > self._at
         self._at = stop
         sessions: dict[int, Session | None] = {}
-        kept = sum(b.nbytes for b in self._batches)
         try:
-            for batch, feed in zip(self._batches, self._feeds, strict=True):
-                if batch.stop not in sessions:
-                    sessions[batch.stop] = self._session(batch, feed, stop)
-                session = sessions[batch.stop]
-                known = {**feed, **batch.values}
+            for batch, feed in enumerate(self._feeds):
+                known = {**feed, **self._shelf.get(batch)}
+                reached = self._reached[batch]
+                if reached not in sessions:
+                    sessions[reached] = self._session(known, stop)
+                session = sessions[reached]
                 if session is not None:
                     known.update(session.run({n: known[n] for n in session.input_names}))
-                moved = _Batch(stop, {n: known[n] for n in self._live[stop] if n not in feed})
-                room = self._memory - kept + batch.nbytes
-                if moved.nbytes <= room and all(
-                    isinstance(a, np.ndarray) for a in moved.values.values()
-                ):
-                    kept += moved.nbytes - batch.nbytes
-                    batch.stop, batch.values = moved.stop, moved.values
+                if self._shelf.put(batch, {n: known[n] for n in self._live[stop] if n not in feed}):
+                    self._reached[batch] = stop
                 yield {n: known[n] for n in self._stops[stop]}
         finally:
             for session in sessions.values():
                 if session is not None:
                     session.close()
 
-    def _session(self, batch: _Batch, feed: Mapping[str, Array], stop: int) -> Session | None:
-        """What runs from where a batch is to a stop; None where everything is there already."""
-        known = {**feed, **batch.values}
+    def _session(self, known: Mapping[str, Array], stop: int) -> Session | None:
+        """What runs from known values to a stop; None where everything is there already."""
         asked = dict.fromkeys([*self._stops[stop], *self._live[stop]])
         outputs = [n for n in asked if n not in known]
         if not outputs:

@@ -20,6 +20,7 @@ from graphprune.compensation.products import Product, product_of
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.operands import attribute
 from graphprune.rules.context import is_weight
+from graphprune.scoring.statistics import vectors
 
 Array = np.ndarray[Any, Any]
 Back = Callable[[Array], Array]
@@ -247,10 +248,7 @@ def constant_add(node: ir.Node, width: int | None = None) -> tuple[ir.Node, int]
 
 def output_rows(layer: Linear, array: Array, chosen: Array) -> Array:
     """`chosen` rows of an output, or of what has its shape: `(rows, channels)`."""
-    count = len(layer.axes)
-    flat = np.moveaxis(array, layer.axes, range(-count, 0))
-    width = int(np.prod(flat.shape[-count:], dtype=np.int64))
-    return np.asarray(flat.reshape(-1, width)[chosen])
+    return vectors(array, layer.axes)[1](chosen)
 
 
 def input_rows(layer: Linear, x: Array, out_shape: tuple[int, ...], chosen: Array) -> Array:

@@ -195,18 +195,18 @@ def _moments(
     found: dict[tuple[int, bool], Moments] = {}
     each = max(1, ROWS // max(len(feeds), 1))
     asked = [[_value(layer, p.reads) for _, layer, _ in _sides(p)] for p in pairs]
-    walk = Frontier(original, feeds, asked, threads=threads)
-    for i, pair in enumerate(pairs):
-        rows: dict[bool, list[Array]] = {side: [] for side, _, _ in _sides(pair)}
-        for b, values in enumerate(walk.advance(i)):
-            for side, layer, channels in _sides(pair):
-                array = values[_value(layer, pair.reads)]
-                count = array.size // array.shape[layer.axes[0]]
-                chosen = chosen_rows(count, each, (seed, b))
-                rows[side].append(output_rows(layer, array, chosen)[:, channels])
-        for side, parts in rows.items():
-            x = np.concatenate(parts).astype(np.float64).transpose(1, 0, 2)
-            found[id(pair), side] = x.mean(1), x.transpose(0, 2, 1) @ x / x.shape[1]
+    with Frontier(original, feeds, asked, threads=threads) as walk:
+        for i, pair in enumerate(pairs):
+            rows: dict[bool, list[Array]] = {side: [] for side, _, _ in _sides(pair)}
+            for b, values in enumerate(walk.advance(i)):
+                for side, layer, channels in _sides(pair):
+                    array = values[_value(layer, pair.reads)]
+                    count = array.size // array.shape[layer.axes[0]]
+                    chosen = chosen_rows(count, each, (seed, b))
+                    rows[side].append(output_rows(layer, array, chosen)[:, channels])
+            for side, parts in rows.items():
+                x = np.concatenate(parts).astype(np.float64).transpose(1, 0, 2)
+                found[id(pair), side] = x.mean(1), x.transpose(0, 2, 1) @ x / x.shape[1]
     return found
 
 

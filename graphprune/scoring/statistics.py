@@ -7,6 +7,7 @@ counts, at most `ROWS` in all.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -158,9 +159,8 @@ def collect(
                 results = run(feeds[batch])
                 rows = []
                 for name in part:
-                    flat = np.moveaxis(results[name], axes[name], -1)
-                    flat = flat.reshape(-1, flat.shape[-1])
-                    rows.append(flat[chosen_rows(len(flat), each, (seed, number[name], batch))])
+                    count, at = vectors(results[name], (axes[name],))
+                    rows.append(at(chosen_rows(count, each, (seed, number[name], batch))))
                 return rows
 
             for b, batch in enumerate(in_order(rows_of, range(len(feeds)), jobs)):
@@ -179,6 +179,21 @@ def collect(
                     progress((p + (b + 1) / len(feeds)) / len(parts))
     known.update({(name, axes[name]): statistics for name, statistics in found.items()})
     return {name: known[name, axis] for name, axis in everything.items() if (name, axis) in known}
+
+
+def vectors(array: Array, axes: Sequence[int]) -> tuple[int, Callable[[Array], Array]]:
+    """How many vectors along `axes` an array has, and what gives those with some numbers.
+
+    Only these are copied: an activation may be large, and few of its places looked at.
+    """
+    moved = np.moveaxis(array, axes, range(-len(axes), 0))
+    places, width = moved.shape[: -len(axes)], moved.shape[-len(axes) :]
+
+    def at(chosen: Array) -> Array:
+        rows = moved[np.unravel_index(chosen, places)] if places else moved[None][chosen]
+        return np.asarray(rows.reshape(len(chosen), math.prod(width)))
+
+    return math.prod(places), at
 
 
 def chosen_rows(count: int, wanted: int, seed: Sequence[int]) -> Array:

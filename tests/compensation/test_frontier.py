@@ -34,8 +34,10 @@ def batches() -> list[dict[str, Any]]:
     return [{"x": rng.normal(size=(n, 8)).astype(np.float32)} for n in (4, 5, 6)]
 
 
-@pytest.mark.parametrize("memory", [0, 300, 1 << 20])
-def test_stop_by_stop(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("memory", "disk"), [(0, 0), (300, 0), (1 << 20, 0), (300, 1 << 20), (0, 1 << 20), (200, 200)]
+)
+def test_stop_by_stop(memory: int, disk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: Counter[str] = Counter()
 
     class Counting(Session):
@@ -53,17 +55,18 @@ def test_stop_by_stop(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     names = list(dict.fromkeys(n for names in STOPS for n in names if n != "x"))
     with Session(whole, outputs=names, optimize=False) as session:
         wanted = [{**feed, **session.run(feed)} for feed in feeds]
-    walk = Frontier(whole, feeds, STOPS, memory=memory)
-    for stop, asked in enumerate(STOPS):
-        found = list(walk.advance(stop))
-        assert len(found) == len(feeds)
-        for got, right in zip(found, wanted, strict=True):
-            assert set(got) == set(asked)
-            for name in asked:
-                np.testing.assert_allclose(got[name], right[name], atol=1e-5)
-        assert sum(b.nbytes for b in walk._batches) <= memory
+    with Frontier(whole, feeds, STOPS, memory=memory, disk=disk) as walk:
+        for stop, asked in enumerate(STOPS):
+            found = list(walk.advance(stop))
+            assert len(found) == len(feeds)
+            for got, right in zip(found, wanted, strict=True):
+                assert set(got) == set(asked)
+                for name in asked:
+                    np.testing.assert_allclose(got[name], right[name], atol=1e-5)
+            assert walk._shelf.used("memory") <= memory
+            assert walk._shelf.used("disk") <= disk
     assert ran["y"] == 0
-    if memory == 1 << 20:
+    if 1 << 20 in (memory, disk):
         assert set(ran.values()) == {len(feeds)}
     elif memory == 0:
         assert max(ran.values()) > 2 * len(feeds)

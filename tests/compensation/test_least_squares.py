@@ -97,3 +97,19 @@ def test_few_rows_are_joined_by_those_that_chose() -> None:
     design = np.concatenate([x[0], np.ones((60, 1))], 1)
     best = np.linalg.lstsq(design, y[0], rcond=None)[0]
     np.testing.assert_allclose(found.weights[0], best[:5], atol=5e-2)
+
+
+def test_many_outputs_share_a_regulariser_and_each_is_fitted() -> None:
+    x = RNG.normal(size=(1, 400, 8))
+    weights = RNG.normal(size=(1, 8, 300))
+    y = x @ weights + 0.1 * RNG.normal(size=(1, 400, 300))
+    fit, held = moments(x[:, :200], y[:, :200]), moments(x[:, 200:], y[:, 200:])
+    alone = held.only(np.array([3, 250]))
+    whole = held.error(weights, np.zeros((1, 300)))
+    part = alone.error(weights[:, :, [3, 250]], np.zeros((1, 2)))
+    np.testing.assert_allclose(part, whole[:, [3, 250]], rtol=1e-6)
+    found = refit(fit, held, 0 * weights, np.zeros((1, 300)))
+    assert found is not None
+    errors = ((found.weights - weights) ** 2).mean((0, 1))
+    assert errors.shape == (300,)
+    assert errors.max() < 1e-3
