@@ -15,8 +15,9 @@ from graphprune.errors import UsageError
 from graphprune.options import BEST_WITH_DATA
 from graphprune.scoring.energy import residual_energy
 from graphprune.scoring.moments import activation, apoz, flap, wanda
+from graphprune.scoring.products import Product, product_energy, products_of
 from graphprune.scoring.readers import Reader, is_recurrent, readers_of, uses_of, values_read
-from graphprune.scoring.statistics import Known, collect
+from graphprune.scoring.statistics import Axes, Known, collect
 from graphprune.selection.criteria import WeightOf, scores
 
 Array = np.ndarray[Any, Any]
@@ -49,8 +50,9 @@ def data_scores(
 ) -> Mapping[str, Array]:
     """Group name -> score of each unit (larger stays), with mean 1; computed when it is asked for.
 
-    Groups that no linear layer reads, and hidden widths of recurrent layers, are scored by the L2
-    norm; so are, with `apoz`, groups whose activations are never exactly zero.
+    Dims of which two activations are multiplied are scored by their energy there. Groups that nothing
+    of this reads, and hidden widths of recurrent layers, are scored by the L2 norm; so are, with
+    `apoz`, groups whose activations are never exactly zero.
 
     Args:
         model: Canonical.
@@ -79,9 +81,16 @@ def data_scores(
     readers: dict[str, list[Reader]] = {
         g.name: [] if is_recurrent(g) else readers_of(g, uses) for g in groups
     }
+    products: dict[str, list[Product]] = {
+        g.name: [] if readers[g.name] or is_recurrent(g) else products_of(g, uses) for g in groups
+    }
+    wanted: dict[str, Axes] = {
+        s.value: s.axes for of in products.values() for p in of for s in p.sides
+    }
+    wanted.update(values_read(readers))
     statistics = collect(
         model,
-        values_read(readers),
+        wanted.items(),
         feeds,
         full="energy" in chosen.values(),
         sizes=batch_sizes(model, feeds, dims or {}),
@@ -95,6 +104,13 @@ def data_scores(
     def of(name: str) -> Array:
         found = [(r, statistics[r.value]) for r in readers[name]]
         values = _CRITERIA[chosen[name]](len(norms[name]), found) if found else None
+        if chosen[name] != "apoz" and products[name]:
+            both = [
+                (p, statistics[p.sides[0].value], statistics[p.sides[1].value])
+                for p in products[name]
+                if all(wanted[s.value] == s.axes for s in p.sides)
+            ]
+            values = product_energy(len(norms[name]), both)
         return norms[name] if values is None else values / (values.mean() or 1.0)
 
     return _OnDemand(norms, of)

@@ -103,13 +103,16 @@ class Statistics:
         return self.zeros / max(self.count, 1)
 
 
-Known = dict[tuple[str, int], Statistics]
+Axes = int | tuple[int, ...]
+"""The axis of channels, or axes that count them together (heads and dims)."""
+
+Known = dict[tuple[str, Axes], Statistics]
 """Statistics by the name of the value and its axis of channels."""
 
 
 def collect(
     model: ir.Model,
-    wanted: Iterable[tuple[str, int]],
+    wanted: Iterable[tuple[str, Axes]],
     feeds: Sequence[Mapping[str, Array]],
     *,
     full: bool = True,
@@ -159,7 +162,7 @@ def collect(
                 results = run(feeds[batch])
                 rows = []
                 for name in part:
-                    count, at = vectors(results[name], (axes[name],))
+                    count, at = vectors(results[name], axes[name])
                     rows.append(at(chosen_rows(count, each, (seed, number[name], batch))))
                 return rows
 
@@ -181,11 +184,12 @@ def collect(
     return {name: known[name, axis] for name, axis in everything.items() if (name, axis) in known}
 
 
-def vectors(array: Array, axes: Sequence[int]) -> tuple[int, Callable[[Array], Array]]:
+def vectors(array: Array, axes: Axes) -> tuple[int, Callable[[Array], Array]]:
     """How many vectors along `axes` an array has, and what gives those with some numbers.
 
     Only these are copied: an activation may be large, and few of its places looked at.
     """
+    axes = (axes,) if isinstance(axes, int) else axes
     moved = np.moveaxis(array, axes, range(-len(axes), 0))
     places, width = moved.shape[: -len(axes)], moved.shape[-len(axes) :]
 
