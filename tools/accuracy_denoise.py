@@ -164,14 +164,14 @@ def denoise(packages: Path, cache: Path) -> Case:
         random = np.random.default_rng([7, seed])
         clips = _speech(packages, tuple(real_data.FREE_CLIPS))
         drawn: list[Feeds] = []
-        while len(drawn) < min(count, 128):
+        while len(drawn) < count:
             for clip in clips:
                 given = features(spectrum(_noisy(clip, random.uniform(0, 15), random)))
                 frames = given["feat_erb"].shape[2]
                 for start in range(0, frames - SECOND + 1, SECOND):
                     part = slice(start, start + SECOND)
                     drawn.append({n: np.ascontiguousarray(a[:, :, part]) for n, a in given.items()})
-        return [drawn[i] for i in random.permutation(len(drawn))[: min(count, 128)]]
+        return [drawn[i] for i in random.permutation(len(drawn))[:count]]
 
     def score(run: Run) -> Scores:
         random, found = np.random.default_rng(1), []

@@ -109,7 +109,8 @@ def equal_time(path: Path, curves: Path, settings: Mapping[str, Any], target: fl
 def equal_damage(path: Path, curves: Path, settings: Mapping[str, Any], _target: float) -> Record:
     """`--channels 0.5`, and the fastest widths that are found to lose no more."""
     known = Sensitivity.load(curves).curves()
-    even = facts(graphprune.compile(str(path), channels=RATIO, **settings).report, known)
+    untimed = {k: v for k, v in settings.items() if k != "latency_table"}
+    even = facts(graphprune.compile(str(path), channels=RATIO, **untimed).report, known)
     low, high = 0.3 * even["time"], min(1.3 * even["time"], 0.95)
     best = None
     for _ in range(TRIES):

@@ -2,7 +2,7 @@
 
 Every element of a weight axis gets an integer label, labels travel through the graph by the ops
 themselves, and elements that end up with the same label leave together. `space` creates, equates
-and solves labels; `tensor` is the state of one tensor; `move` and `meet` are the primitives that op
+and solves labels; `tensor` is the state of one tensor; `move`, `concat` and `meet` are the primitives that op
 rules are written in. Nothing here knows ONNX or torch.
 """
 

@@ -1,6 +1,6 @@
 """The state of one analysis and the primitives that need nothing else: create, tie, pin, reduce.
 
-Primitives that rearrange one tensor are in `move`, those that bring several together in `meet`;
+Primitives that rearrange one tensor are in `move`, those that bring several together in `concat` and `meet`;
 `Algebra` gathers them under one name, which is what op rules speak to.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from graphprune.labels import concat as _concat
 from graphprune.labels import meet as _meet
 from graphprune.labels import move as _move
 from graphprune.labels.space import PINNED, LabelSpace, one_piece, unique
@@ -169,7 +170,7 @@ class Algebra:
     rename = _move.rename
     slice = _move.slice_
     gather = _move.gather
-    concat = _move.concat
+    concat = _concat.concat
     pad = _move.pad
     tile = _move.tile
     broadcast = _move.broadcast
