@@ -25,10 +25,10 @@ from graphprune.torch import checkpoint as files
 from graphprune.torch.initial import reinitialise, rewind, snapshot
 from graphprune.torch.masks import is_mask, put_masks
 from graphprune.torch.pace import Schedule, schedule_of
-from graphprune.torch.pipeline import Progress
 from graphprune.torch.run import Stateful
 from graphprune.torch.unstructured import sparsify
 from graphprune.torch.weight_scores import WeightScores
+from graphprune.torch.work import Progress
 
 INITIALISATIONS = ("rewound", "random", "preserved")
 _START = "start "  # the blank keeps it apart from the user's names

@@ -5,27 +5,21 @@ The same line as `graphprune.pipeline`, on the other front end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.decide import Measured, Scores, decide
-from graphprune.errors import CertificateError, NothingGainedError, UsageError
-from graphprune.measure.latency import Latency
+from graphprune.decide import Scores
+from graphprune.errors import UsageError
 from graphprune.options import Options
-from graphprune.plan import LayerCut, Plan, Unpruned
-from graphprune.torch.bypass import check_shortened
-from graphprune.torch.capture import Captured, capture, mode
-from graphprune.torch.compare import Difference, Oracle
-from graphprune.torch.layer_choice import choose, others, scaled
-from graphprune.torch.own import Kept, own_class
-from graphprune.torch.own_shorter import own_without_layers
-from graphprune.torch.plans import check_plan, translated
+from graphprune.plan import Plan
+from graphprune.torch.capture import capture
+from graphprune.torch.plans import translated
 from graphprune.torch.reporting import build_report
 from graphprune.torch.result import (
     Kind,
@@ -34,68 +28,17 @@ from graphprune.torch.result import (
     parameter_pairs,
     transplant,
 )
-from graphprune.torch.rewrite import Edit, rewrite
-from graphprune.torch.shorten import shortened
+from graphprune.torch.stages import (
+    certify_stage,
+    decide_stage,
+    keep_stage,
+    measure_stage,
+    rewrite_stage,
+    shorten_stage,
+)
 from graphprune.torch.subject import TorchSubject
 from graphprune.torch.trace import analyse_captured
-
-Progress = Callable[..., None]
-
-_FOLDED = 1e3
-"""A weight that was multiplied is rounded once more: equal is then 1e-6."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Work:
-    """What is known so far; every stage returns a copy that knows more."""
-
-    subject: TorchSubject
-    options: Options
-    progress: Progress
-    scores: Scores | None = None
-    inputs: Iterable[Any] | None = None
-    dynamic_shapes: Any = None
-    own: bool | None = None
-    fold: bool = True
-    plan: Plan | None = None
-    graph: DependencyGraph | None = None
-    made: fx.GraphModule | None = None
-    edits: tuple[Edit, ...] = ()
-    layers: tuple[LayerCut, ...] = ()
-    base: TorchSubject | None = None
-    oracle: Oracle | None = None
-    kept: Kept | None = None
-    difference: Difference | None = None
-    latency: Latency | None = None
-    timings: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def captured(self) -> Captured:
-        return self.subject.captured
-
-    @property
-    def short(self) -> TorchSubject:
-        """The module without the layers that left; the module itself where none did."""
-        return self.base or self.subject
-
-    @property
-    def known_plan(self) -> Plan:
-        assert self.plan is not None
-        return self.plan
-
-    @property
-    def graph_result(self) -> fx.GraphModule:
-        assert self.made is not None
-        return self.made
-
-    def make_oracle(self) -> Oracle:
-        """What the masked original computes."""
-        return Oracle(self.short.captured, self.known_plan, self.options.seed, self.captured)
-
-    @property
-    def result(self) -> nn.Module:
-        kept = self.kept.module if self.kept is not None else None
-        return kept if kept is not None else self.graph_result
+from graphprune.torch.work import Progress, Work
 
 
 def analyse(
@@ -115,152 +58,7 @@ def analyse(
     return analyse_captured(capture(module, args, kwargs, dynamic_shapes))
 
 
-def shorten_stage(work: _Work) -> _Work:
-    """The module without the layers that leave; nothing where all of them stay."""
-    if work.plan is not None:
-        layers = work.plan.layers
-    elif work.options.layers is not None:
-        layers = choose(work.subject, work.options, work.inputs)
-    else:
-        layers = ()
-    if not layers:
-        return work
-    base = shortened(work.captured, layers)
-    if work.options.verify:
-        check_shortened(work.captured, base, layers, work.options.seed)
-    return replace(work, layers=layers, base=TorchSubject(base))
-
-
-def decide_stage(work: _Work) -> _Work:
-    """Analyse, score, select: the plan. A given plan is checked against the module."""
-    if work.plan is not None:
-        check_plan(work.captured, work.plan)
-        return work
-    if work.layers and not others(work.options):
-        plan = Plan(work.captured.sha256, (), {}, (), layers=work.layers)
-        return replace(work, plan=plan)
-    plan, graph = _decided(work, ())
-    return replace(work, plan=plan, graph=graph)
-
-
-def _decided(work: _Work, refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
-    measured = Measured(work.scores)
-    options = scaled(work.options, work.subject, work.short) if work.layers else work.options
-    plan, graph = decide(work.short, options, work.progress, refused, measured)
-    plan = replace(plan, source_sha256=work.captured.sha256, layers=work.layers)
-    return plan, graph
-
-
-def rewrite_stage(work: _Work) -> _Work:
-    """The smaller graph; a group whose sizes cannot be followed is left, with the reason."""
-
-    def again(refused: Sequence[Unpruned]) -> tuple[Plan, DependencyGraph]:
-        return _decided(work, refused)
-
-    plan, graph, made, edits = rewrite(work.short.captured, work.known_plan, work.graph, again)
-    if not plan.initializers and not plan.layers and not work.options.allow_slower:
-        reasons = list(dict.fromkeys(f"{u.node}: {u.reason}" for u in plan.unpruned))[:3]
-        text = "; ".join(reasons) or "no weight of the module carries channels that could leave"
-        raise NothingGainedError(f"no group could be pruned ({text})")
-    return replace(work, plan=plan, graph=graph, made=made, edits=edits)
-
-
-def keep_stage(work: _Work) -> _Work:
-    """The user's own class with smaller weights, if it computes the same: that is tried out."""
-    if work.captured.module is None or work.own is False:
-        why = "a graph was asked for" if work.own is False else "a graph was given"
-        return replace(work, kept=Kept(None, why, ()))
-    oracle = work.oracle or work.make_oracle()
-
-    def check(candidate: nn.Module, renamed: Mapping[str, str] | None = None) -> str:
-        return oracle.difference(candidate, gradients=False, slack=_FOLDED, renamed=renamed).reason
-
-    if work.layers:
-        kept = own_without_layers(
-            work.captured,
-            work.short.captured,
-            work.known_plan,
-            check,
-            dynamic_shapes=work.dynamic_shapes,
-            seed=work.options.seed,
-            fold=work.fold,
-        )
-    else:
-        kept = own_class(work.captured, work.known_plan, work.edits, check, fold=work.fold)
-    if kept.module is not None and not kept.folded:
-        reason = oracle.difference(kept.module, gradients=False, renamed=kept.renamed).reason
-        kept = Kept(None, reason) if reason else kept
-    if kept.module is None and work.own:
-        raise CertificateError(
-            f"{type(work.captured.module).__name__} cannot be kept as it is: {kept.why}; take the "
-            "graph (own=None), or exclude these groups"
-        )
-    return replace(work, kept=kept, oracle=oracle)
-
-
-def certify_stage(work: _Work) -> _Work:
-    """Prove it: outputs and gradients in eval mode, outputs and running statistics in train mode."""
-    if not work.options.verify or not work.known_plan.cuts_something:
-        return work
-    assert work.kept is not None
-    oracle = work.oracle or work.make_oracle()
-    slack = _FOLDED if work.kept.folded else 1.0
-    found = _against(work.kept, work.result, oracle, slack)
-    if not found.reason and work.captured.training:
-        trained = _in_train_mode(work, oracle, slack)
-        found = replace(found, reason=trained.reason, checked=found.checked + trained.checked)
-    if found.reason:
-        raise CertificateError(
-            f"the pruned module differs from the masked original: {found.reason}; it was not changed"
-        )
-    return replace(work, difference=found, oracle=oracle)
-
-
-def _against(
-    kept: Kept, result: nn.Module, oracle: Oracle, slack: float, train: bool = False
-) -> Difference:
-    return oracle.difference(
-        result,
-        train=train,
-        gradients=not train,
-        slack=slack,
-        folded=kept.folded,
-        renamed=kept.renamed,
-    )
-
-
-def _in_train_mode(work: _Work, oracle: Oracle, slack: float) -> Difference:
-    """Outputs and running statistics; of a class that draws random numbers itself, nothing."""
-    assert work.kept is not None
-    found = _against(work.kept, work.result, oracle, slack, train=True)
-    if found.reason and work.result is not work.made:
-        assert work.captured.module is not None
-        if oracle.random(work.captured.module):
-            return Difference()
-    return found
-
-
-def measure_stage(work: _Work) -> _Work:
-    """Time both in torch, in eval mode."""
-    if not work.options.bench:
-        return work
-    from graphprune.measure.latency import interleave, judge
-
-    original = work.captured.module or work.captured.graph_module
-    args, kwargs = work.captured.args, dict(work.captured.kwargs)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(work.options.threads)
-    try:
-        with mode(original, False), mode(work.result, False), torch.no_grad():
-            samples = interleave(
-                lambda: original(*args, **kwargs), lambda: work.result(*args, **kwargs), 10.0
-            )
-    finally:
-        torch.set_num_threads(threads)
-    return replace(work, latency=judge(samples, work.options.threads, "torch"))
-
-
-STAGES: tuple[tuple[str, Callable[[_Work], _Work]], ...] = (
+STAGES: tuple[tuple[str, Callable[[Work], Work]], ...] = (
     ("shorten", shorten_stage),
     ("decide", decide_stage),
     ("rewrite", rewrite_stage),
@@ -327,7 +125,7 @@ def prune(
     start = perf_counter()
     captured = capture(module, args, kwargs, dynamic_shapes)
     subject = TorchSubject(captured)
-    work = _Work(
+    work = Work(
         subject,
         chosen,
         report_to,
@@ -347,9 +145,7 @@ def prune(
     return _finish(work, optimizer, ema, inplace)
 
 
-def _finish(
-    work: _Work, optimizer: torch.optim.Optimizer | None, ema: Any, inplace: bool
-) -> Pruned:
+def _finish(work: Work, optimizer: torch.optim.Optimizer | None, ema: Any, inplace: bool) -> Pruned:
     """Everything is proven: now, and only now, is anything of the user's changed."""
     captured, plan = work.captured, work.known_plan
     assert work.kept is not None

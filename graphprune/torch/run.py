@@ -20,10 +20,11 @@ from graphprune.torch.capture import Captured, capture
 from graphprune.torch.checkpoint import Checkpoint
 from graphprune.torch.initial import rewind
 from graphprune.torch.pace import Schedule, schedule_of
-from graphprune.torch.pipeline import Progress, prune
+from graphprune.torch.pipeline import prune
 from graphprune.torch.subject import TorchSubject, parameter_count
 from graphprune.torch.successive import other_values, shapes_of, spread
 from graphprune.torch.targets import Costs, of_present
+from graphprune.torch.work import Progress
 
 # The blank keeps them apart from the user's names.
 _OPTIMIZER, _EMA = "optimizer ", "ema "

@@ -19,9 +19,9 @@ from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.torch import checkpoint as files
 from graphprune.torch.pace import Schedule
-from graphprune.torch.pipeline import Progress
 from graphprune.torch.run import Run, Stateful, Step
 from graphprune.torch.successive import composed
+from graphprune.torch.work import Progress
 
 
 @dataclass(frozen=True, eq=False)
