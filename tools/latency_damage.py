@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--target", type=float, default=0.6, help="time that both are to take")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), help="what is equal")
     parser.add_argument("--curves-only", action="store_true", help="no timing: others may run")
     parser.add_argument("--jobs", type=int, default=1, help="processes that measure curves")
     parser.add_argument("--json", type=Path)
@@ -50,7 +51,8 @@ def main() -> int:
             "verify": False,
             "latency_table": str(given.cache / f"{path.stem}.latency.json"),
         }
-        for kind, measure in (("time", equal_time), ("damage", equal_damage)):
+        for kind in given.kinds:
+            measure = KINDS[kind]
             key = f"{path.stem} {kind}"
             if key not in results.records:
                 results.add(key, measure(path, file, settings, given.target))
@@ -100,25 +102,34 @@ def equal_time(path: Path, curves: Path, settings: Mapping[str, Any], target: fl
     """An even ratio that takes `target` of the time, and widths of least damage that take as long."""
     known = Sensitivity.load(curves).curves()
     even = facts(graphprune.compile(str(path), latency=target, **settings).report, known)
-    aware = graphprune.compile(
-        str(path), latency=even["time"], ratios_from=str(curves), **settings
-    ).report
-    return {"even": even, "aware": facts(aware, known)}
+    return {"even": even, "aware": as_long(path, curves, settings, even["time"])}
+
+
+def time_of_half(path: Path, curves: Path, settings: Mapping[str, Any], _target: float) -> Record:
+    """`--channels 0.5`, and widths of least damage that take as long."""
+    even = half(path, curves, settings)
+    return {"even": even, "aware": as_long(path, curves, settings, even["time"])}
+
+
+def as_long(path: Path, curves: Path, settings: Mapping[str, Any], time: float) -> Record:
+    report = graphprune.compile(str(path), latency=time, ratios_from=str(curves), **settings).report
+    return facts(report, Sensitivity.load(curves).curves())
+
+
+def half(path: Path, curves: Path, settings: Mapping[str, Any]) -> Record:
+    untimed = {k: v for k, v in settings.items() if k != "latency_table"}
+    report = graphprune.compile(str(path), channels=RATIO, **untimed).report
+    return facts(report, Sensitivity.load(curves).curves())
 
 
 def equal_damage(path: Path, curves: Path, settings: Mapping[str, Any], _target: float) -> Record:
     """`--channels 0.5`, and the fastest widths that are found to lose no more."""
-    known = Sensitivity.load(curves).curves()
-    untimed = {k: v for k, v in settings.items() if k != "latency_table"}
-    even = facts(graphprune.compile(str(path), channels=RATIO, **untimed).report, known)
+    even = half(path, curves, settings)
     low, high = 0.3 * even["time"], min(1.3 * even["time"], 0.95)
     best = None
     for _ in range(TRIES):
         asked = (low * high) ** 0.5
-        report = graphprune.compile(
-            str(path), latency=asked, ratios_from=str(curves), **settings
-        ).report
-        found = facts(report, known)
+        found = as_long(path, curves, settings, asked)
         if found["damage"] > even["damage"]:
             low = asked
             continue
@@ -142,6 +153,8 @@ def facts(report: Report, curves: Curves) -> Record:
     }
 
 
+KINDS = {"time": equal_time, "half": time_of_half, "damage": equal_damage}
+
 HEADER = (
     *("model", "even: time", "MACs", "efficiency", "damage"),
     *("aware: time", "MACs", "efficiency", "damage"),
@@ -160,6 +173,8 @@ def page(results: Results) -> list[str]:
     titles = {
         "time": "## At equal time\n\nEven: `--latency`; aware: `--latency` of the time that the even "
         "one took, with `--ratios-from`.",
+        "half": f"## In the time of `--channels {RATIO:g}`\n\nAware: `--latency` of the time that the "
+        "even one took, with `--ratios-from`.",
         "damage": f"## At equal damage\n\nEven: `--channels {RATIO:g}`; aware: the fastest "
         "`--latency` with `--ratios-from` that was found to lose no more, by bisection.",
     }
