@@ -12,7 +12,6 @@ import onnx_ir as ir
 from graphprune.certify.drift import OutputDrift, compare_each
 from graphprune.compensation.report import DriftReport
 from graphprune.compensation.rotation import rotate
-from graphprune.compensation.spread import looks_like_noise
 from graphprune.data.feeds import Calibration
 from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.shapes import Shapes
@@ -23,11 +22,6 @@ Array = np.ndarray[Any, Any]
 
 REFITTED = "graphprune.refitted_layers"
 """Metadata of a model whose weights are no longer slices of the original's."""
-
-_NOISE = (
-    "the calibration inputs look like noise to the model (its outputs hardly vary): the weights stay "
-    "as they were cut; give inputs of the kind that it will see"
-)
 
 
 def compensate(
@@ -45,7 +39,7 @@ def compensate(
 
     There are up to two refitted copies, one with the dims inside heads mixed before. That is taken
     whose outputs are closest to the original's on the inputs that regularisers are chosen by, or
-    `pruned` itself; the drift is measured on others. Nothing is fitted to noise.
+    `pruned` itself; the drift is measured on others.
 
     Args:
         original: Canonical.
@@ -80,22 +74,18 @@ def compensate(
         work(copy)
         done.append((copy, work))
 
-    model = pruned
     try:
-        if looks_like_noise(original, choose, threads=threads):
-            notes.append(_NOISE)
-        else:
-            copy = pruned.clone()
-            mixed = rotate(copy, plan, original, dims, fit, threads=threads, seed=seed)
-            share = 0.5 if mixed else 1.0
-            refit(pruned.clone(), {}, 0.0, share)
-            if mixed:
-                refit(copy, mixed, share, share)
-            tried = [pruned, *(m for m, _ in done)]
-            found = compare_each(original, tried, choose, threads=threads)
-            model = min(zip(map(_damage, found), tried, strict=True), key=lambda t: t[0])[1]
-            if model is pruned:
-                notes.append("compensation did not bring held-out outputs closer: the weights stay")
+        copy = pruned.clone()
+        mixed = rotate(copy, plan, original, dims, fit, threads=threads, seed=seed)
+        share = 0.5 if mixed else 1.0
+        refit(pruned.clone(), {}, 0.0, share)
+        if mixed:
+            refit(copy, mixed, share, share)
+        tried = [pruned, *(m for m, _ in done)]
+        found = compare_each(original, tried, choose, threads=threads)
+        model = min(zip(map(_damage, found), tried, strict=True), key=lambda t: t[0])[1]
+        if model is pruned:
+            notes.append("compensation did not bring held-out outputs closer: the weights stay")
         before, after = compare_each(original, [pruned, model], judge, threads=threads)
     except (UnsupportedModelError, ir.passes.PassError) as error:
         cause = error.__cause__ if isinstance(error, ir.passes.PassError) else error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from graphprune.errors import UnsupportedModelError
+from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.bindings import dynamic_dims
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.load import load
@@ -77,12 +77,30 @@ def run_stage(work: Work) -> Work:
     with Session(model, threads=work.options.threads, provider=work.options.provider) as session:
         one, two = find_trials(model, work.options.dims, work.options.seed, session)
         timed = _single(session, model, one, work.options)
+    work = _looked_at(work)
     bindings = _planned(work, one.binding, two.binding)
     shapes = shape_pair(model, *bindings)
     quality = () if work.metric is None else (work.metric(model),)
     return replace(
         work, bindings=bindings, shapes=shapes, trials=(one, two), timed=timed, quality=quality
     )
+
+
+def _looked_at(work: Work) -> Work:
+    """Say what is to be said of the calibration inputs, now that the model is known to run."""
+    from graphprune.data.spread import looked_at
+
+    before = work.calibration
+    if before is None:
+        return work
+    data = looked_at(work.known_model, before, threads=work.options.threads)
+    if data.random and not before.random and work.options.distill is not None:
+        raise UsageError(
+            "distillation (--distill) learns from inputs: these look like noise to the model, its "
+            "outputs hardly vary"
+        )
+    new = data.warnings[len(before.warnings) :]
+    return replace(work, calibration=data, warnings=(*work.warnings, *new))
 
 
 def _planned(
