@@ -16,6 +16,7 @@ from statistics import median
 import numpy as np
 
 import graphprune
+from graphprune.data.spread import NOISE, PIXELS, TOKENS
 from tools._common import Record, Results, environment, table, write_page
 from tools.accuracy_case import Case, Feeds
 
@@ -63,7 +64,7 @@ def measure(case: Case, kind: str, seed: int, macs: float) -> Record:
     result = graphprune.compile(str(case.path), **settings)
     with Session(result.model) as session:
         scores = case.score(session.run)
-    said = [w for w in result.report.warnings if "noise" in w]
+    said = [w for w in result.report.warnings if w in (NOISE, PIXELS, TOKENS)]
     return {"case": case.name, "metric": case.metric, "kind": kind, "scores": scores, "said": said}
 
 

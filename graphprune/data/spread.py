@@ -3,9 +3,9 @@
 Fitted to noise, a model becomes good at noise. Two signs together give it away: neighbouring elements
 of the inputs are unrelated, as nowhere in images, sound or spectra, or no token comes more often than
 others, as in no language; and to the model all inputs are alike, its outputs hardly vary. Either alone
-is common: features in a table are unrelated, and a detector's boxes hardly vary. Tokens drawn at random
-are different enough for a model to be fitted to them, with gain (docs/results/off-distribution.md):
-that is only said.
+is common: features in a table are unrelated, and a detector's boxes hardly vary. Where a model does tell
+random tokens or pixels apart, it is fitted to them, with gain (docs/results/off-distribution.md), and
+they are only warned about.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ ALIKE = 0.1
 _LEAST = 8
 """Elements along an axis, to speak of neighbours."""
 
+_IMAGE = 4
+"""Axes of images: elsewhere neighbours may well be unrelated, as features are."""
+
 _VOCABULARY = 64
 """Ids from which on whole numbers are tokens, and not flags or kinds."""
 
@@ -51,6 +54,10 @@ TOKENS = (
     "the tokens of the calibration inputs look drawn at random (none comes more often than others): "
     "with texts of the kind that the model will see more of its accuracy is kept"
 )
+PIXELS = (
+    "neighbouring pixels of the calibration inputs are unrelated, as in noise: with images of the kind "
+    "that the model will see more of its accuracy is kept"
+)
 
 
 def looked_at(model: ir.Model, data: Calibration, *, threads: int = 1) -> Calibration:
@@ -68,7 +75,8 @@ def looked_at(model: ir.Model, data: Calibration, *, threads: int = 1) -> Calibr
     if data.random:
         return data
     tokens, related = even_tokens(feeds), neighbours(feeds)
-    if tokens or (related is not None and related < UNRELATED):
+    unrelated = related is not None and related < UNRELATED
+    if tokens or unrelated:
         try:
             with Session(model, threads=threads) as session:
                 alike = variation([session.run(feed) for feed in feeds]) < ALIKE
@@ -78,7 +86,11 @@ def looked_at(model: ir.Model, data: Calibration, *, threads: int = 1) -> Calibr
             ) from error
         if alike:
             return replace(data, random=True, warnings=(*data.warnings, NOISE))
-    return replace(data, warnings=(*data.warnings, TOKENS)) if tokens else data
+    if tokens:
+        return replace(data, warnings=(*data.warnings, TOKENS))
+    if unrelated and any(a.dtype.kind == "f" and a.ndim == _IMAGE for a in feeds[0].values()):
+        return replace(data, warnings=(*data.warnings, PIXELS))
+    return data
 
 
 def neighbours(feeds: Feeds) -> float | None:

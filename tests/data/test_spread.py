@@ -11,9 +11,18 @@ from workbench import drawn, from_text
 import graphprune
 from graphprune import zoo
 from graphprune.data.feeds import Calibration, read_calibration
-from graphprune.data.spread import NOISE, TOKENS, even_tokens, looked_at, neighbours, variation
+from graphprune.data.spread import (
+    NOISE,
+    PIXELS,
+    TOKENS,
+    even_tokens,
+    looked_at,
+    neighbours,
+    variation,
+)
 from graphprune.errors import UsageError
 from graphprune.onnx.load import load
+from graphprune.onnx.runtime import Session
 
 RNG = np.random.default_rng(0)
 
@@ -75,6 +84,21 @@ def test_unrelated_features_that_matter_are_no_noise() -> None:
     model = load(from_text("y = MatMul (x, w)", {"w": drawn(8, 4)})).model
     found = looked_at(model, data(model, x=noise(64, 8)))
     assert (found.random, found.warnings) == (False, ())
+
+
+def test_noise_that_the_model_tells_apart_is_warned_about_where_it_should_be_an_image() -> None:
+    body = "c = Conv (x, w) r = Relu (c) p = ReduceMean <axes = [2, 3], keepdims = 0> (r) y = Sub (p, m)"
+    weights = {"w": drawn(6, 1, 3, 3, fan_in=9), "m": np.zeros(6, np.float32)}
+    pixels = noise(64, 1, 8, 8)
+    shape = {"inputs": "float[N, 1, 8, 8] x", "outputs": "float[N, 6] y", "opset": 17}
+    first = load(from_text(body, weights, **shape)).model
+    with Session(first) as session:
+        weights["m"] = session.run({"x": pixels})["y"].mean(0)  # so that outputs vary
+    model = load(from_text(body, weights, **shape)).model
+    found = looked_at(model, data(model, x=pixels))
+    assert (found.random, found.warnings) == (False, (PIXELS,))
+    smooth = np.cumsum(np.cumsum(pixels, 2), 3)
+    assert looked_at(model, data(model, x=smooth)).warnings == ()
 
 
 LOOKUP = "e = Gather (table, ids) m = ReduceMean <axes = [1], keepdims = 0> (e) y = MatMul (m, w)"

@@ -21,6 +21,8 @@ from tools import (
     big_model,
     efficiency,
     ladder,
+    latency_damage,
+    off_distribution,
     real_models,
     scaling,
     sensitivity_cost,
@@ -175,3 +177,74 @@ def test_sensitivity_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first > 0
     assert float(str(gain)) == pytest.approx(first / second, rel=0.1)
     assert float(str(ratio)) > 0
+
+
+def fashion() -> Case:
+    entry = zoo.get("resnet-fashion")
+    return Case(
+        "resnet-fashion",
+        "accuracy",
+        None,
+        entry.path,
+        lambda seed, count: entry.calibration()[:count],
+        lambda run: {"accuracy": entry.evaluate(run)},
+    )
+
+
+def test_noise_keeps_shapes_ranges_and_masks() -> None:
+    rng = np.random.default_rng(0)
+    feeds = [
+        {
+            "x": rng.normal(3, 2, (n, 50)).astype(np.float32),
+            "ids": np.sort(rng.integers(10, 900, (n, 50))),
+            "mask": np.ones((n, 50), np.int64),
+        }
+        for n in (4, 6)
+    ]
+    for kind in off_distribution.KINDS:
+        made = off_distribution.noise(feeds, kind, 0)
+        for one, other in zip(made, feeds, strict=True):
+            assert {k: (v.shape, v.dtype) for k, v in one.items()} == {
+                k: (v.shape, v.dtype) for k, v in other.items()
+            }
+            np.testing.assert_array_equal(one["mask"], other["mask"])
+            assert 10 <= one["ids"].min() < one["ids"].max() < 900
+            assert (np.diff(one["ids"]) < 0).any()
+            assert one["x"].mean() == pytest.approx(3, abs=0.5) or kind == "uniform"
+            assert not np.isin(one["x"], other["x"]).any()
+
+
+def test_off_distribution(tmp_path: Path) -> None:
+    results = off_distribution.Results(None)
+    for kind in ("none", "own", "normal", "uniform"):
+        results.add(kind, off_distribution.measure(fashion(), kind, 0, 0.7))
+    scores = {k: r["scores"]["accuracy"] for k, r in results.records.items()}
+    assert scores["none"] == scores["uniform"] < scores["normal"] < scores["own"] - 0.2
+    assert [bool(r["said"]) for r in results.records.values()] == [False, False, True, True]
+    text = "".join(off_distribution.page(results, 0.7))
+    assert text.count("1 of 1") == 2
+    assert f"{scores['own']:.4f}" in text
+
+
+def test_latency_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves are measured once; the damage of a model is the sum of them at its widths."""
+    onnx.save(micrographs.build("grouped_conv"), tmp_path / "small.onnx")
+    monkeypatch.setattr(latency_damage, "SAMPLES", 16)
+    file = latency_damage.curves_of(tmp_path / "small.onnx", tmp_path, 1)
+    before = file.read_bytes()
+    assert latency_damage.curves_of(tmp_path / "small.onnx", tmp_path, 1) == file
+    assert file.read_bytes() == before
+    curves = latency_damage.Sensitivity.load(file).curves()
+    settings = {"verify": False}
+    even = latency_damage.half(tmp_path / "small.onnx", file, settings)
+    damages = [c.at(0.5) for c in curves.values()]
+    assert min(damages) > 0
+    assert even["damage"] == pytest.approx(sum(damages), rel=0.2)  # widths are whole numbers
+    assert even["without_curve"] == 0
+    assert even["interval"][0] <= even["time"] <= even["interval"][1]
+    results = latency_damage.Results(None)
+    results.add("small half", {"even": even, "aware": {**even, "damage": 0.125}})
+    results.add("small damage", {"even": even, "aware": None})
+    text = "\n".join(latency_damage.page(results))
+    assert "0.125" in text
+    assert "none found" in text
