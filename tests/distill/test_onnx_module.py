@@ -227,6 +227,36 @@ def test_an_if_takes_its_branch() -> None:
         assert error_of(found.detach().numpy(), wanted) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "",
+        "strides = [2, 1], pads = [2, 0, 2, 0]",
+        "dilations = [2, 3], pads = [1, 0, 3, 0]",
+        "group = 2",
+        'auto_pad = "SAME_UPPER"',
+        "pads = [0, 1, 0, 1]",  # a column that becomes three wide
+    ],
+)
+def test_convolutions_of_a_column(attributes: str) -> None:
+    width = 4 if "group" not in attributes else 2
+    weights = {"w": drawn(6, width, 3, 1, fan_in=9), "b": drawn(6)}
+    model = load(
+        from_text(
+            f"y = Conv <{attributes}> (x, w, b)" if attributes else "y = Conv (x, w, b)",
+            weights,
+            inputs="float[N, 4, 11, 1] x",
+            outputs="float[N, 6, A, B] y",
+        )
+    ).model
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 4, 11, 1)).astype(np.float32)}
+    with Session(model) as session:
+        wanted = session.run(feeds)["y"]
+    found = OnnxModule(model)(as_tensors(feeds))["y"]
+    assert tuple(found.shape) == wanted.shape
+    assert error_of(found.detach().numpy(), wanted) < 1e-5
+
+
 def test_a_node_that_fails_is_named() -> None:
     model = shared()
     with pytest.raises(UnsupportedModelError, match=r"node 'h' \(MatMul\) cannot be run in torch"):

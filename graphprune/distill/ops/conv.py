@@ -32,7 +32,12 @@ def convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     begin, end = paddings(call, x.shape[2:], weight.shape[2:], strides, dilations)
     if begin != end:
         x, begin = pad(x, begin, end), [0] * spatial
-    return _CONV[spatial](x, weight, bias, strides, begin, dilations, call.attr("group", 1))
+    groups = call.attr("group", 1)
+    if spatial == 2 and x.shape[3] == weight.shape[3] == 1 and not begin[1]:
+        # a column: torch computes it three times as fast as a row
+        parts = x[..., 0], weight[..., 0], bias, strides[:1], begin[:1], dilations[:1], groups
+        return F.conv1d(*parts)[..., None]
+    return _CONV[spatial](x, weight, bias, strides, begin, dilations, groups)
 
 
 def pad(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0) -> Tensor:
