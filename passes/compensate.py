@@ -21,6 +21,7 @@ from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.least_squares import FIRST, Moments, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
 from graphprune.compensation.targets import Target, find_targets, mixed_target, rows_per_sample
+from graphprune.freed import give_back
 from graphprune.onnx.names import FreshNames
 from graphprune.plan import Plan, take
 from graphprune.rules.context import node_name
@@ -112,6 +113,7 @@ class CompensatePass(ir.passes.InPlacePass):
                 batches = zip(ahead(original.advance(i)), ahead(pruned.advance(i)), strict=True)
                 done.append(self._refit(i, target, batches, names, first))
                 first = found if (found := done[-1].lam) and math.isfinite(found) else first
+                give_back()
                 self.progress((i + 1) / len(targets))
         self.layers = tuple(done)
         return ir.passes.PassResult(model, modified=any(d.lam is not None for d in done))

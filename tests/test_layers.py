@@ -22,6 +22,7 @@ LAYERS = (
     "errors",
     "files",
     "threads",
+    "freed",
     "plan",
     "options",
     "compose",

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import UsageError
+from graphprune.freed import give_back
 from graphprune.onnx.runtime import Session
 from graphprune.threads import in_order
 
@@ -180,6 +181,7 @@ def collect(
                 deque(in_order(lambda pair: pair[0].add(pair[1]), counted, jobs), maxlen=0)
                 if progress is not None:
                     progress((p + (b + 1) / len(feeds)) / len(parts))
+        give_back()
     known.update({(name, axes[name]): statistics for name, statistics in found.items()})
     return {name: known[name, axis] for name, axis in everything.items() if (name, axis) in known}
 
