@@ -93,6 +93,7 @@ def test_distributed_training_goes_on() -> None:
         parallel = nn.parallel.DistributedDataParallel(result.module.train())
         parallel(*args).square().mean().backward()
         assert all(p.grad is not None for p in result.module.parameters())
+        del parallel  # behind the group, its reducer would join threads that wait for the GIL
     finally:
         torch.distributed.destroy_process_group()
 
