@@ -26,11 +26,11 @@ MEMORY = 160 << 20
 """Bytes of activations that one frontier keeps in memory."""
 
 DISK = 2 << 30
-"""Bytes that it keeps in a temporary folder beside."""
+"""Bytes that it keeps in temporary files beside."""
 
 
 class Frontier:
-    """Values of a graph on some inputs, stop by stop; a context, in which a temporary folder lives.
+    """Values of a graph on some inputs, stop by stop; a context, in which temporary files live.
 
     Args:
         model: A graph in memory. It is not changed.

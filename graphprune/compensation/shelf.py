@@ -1,20 +1,24 @@
-"""Activations that are kept between two stops: in memory as far as that goes, then in a temporary folder.
+"""Activations that are kept between two stops: in memory as far as that goes, then in temporary files.
 
-A file is written once and read as often as its batch goes on, which is cheaper than computing what is in
-it again: about 1 GB/s, and the pages that were written last are in memory anyway.
+The files have no names, so that nothing is left of them however a process ends. One is written once and
+read as often as its batch goes on, which is cheaper than computing what is in it again: about 1 GB/s,
+and the pages that were written last are in memory anyway.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+FILES = 256
+"""Files that one shelf has open, at most: a process may open about a thousand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +26,22 @@ class _Stored:
     """An array, or the file that holds it."""
 
     nbytes: int
-    held: Array | Path
+    held: Array | IO[bytes]
 
     @property
     def where(self) -> str:
-        return "disk" if isinstance(self.held, Path) else "memory"
+        return "memory" if isinstance(self.held, np.ndarray) else "disk"
 
     def read(self) -> Array:
-        return np.load(self.held) if isinstance(self.held, Path) else self.held
+        if isinstance(self.held, np.ndarray):
+            return self.held
+        self.held.seek(0)
+        found: Array = np.load(self.held)
+        return found
+
+    def drop(self) -> None:
+        if not isinstance(self.held, np.ndarray):
+            self.held.close()
 
 
 class Shelf:
@@ -37,14 +49,12 @@ class Shelf:
 
     Args:
         memory: Bytes to keep in memory, at most.
-        disk: Bytes to keep in a temporary folder beside, at most. It goes with `close`.
+        disk: Bytes to keep in temporary files beside, at most. They go with `close`.
     """
 
     def __init__(self, memory: int, disk: int) -> None:
-        self._left = {"memory": memory, "disk": disk}
+        self._left = {"memory": memory, "disk": disk, "files": FILES}
         self._stored: dict[int, dict[str, _Stored]] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._written = 0
 
     def put(self, batch: int, values: Mapping[str, Array]) -> bool:
         """Keep `values` in place of what the batch had. False, and nothing changes, without room.
@@ -58,6 +68,7 @@ class Shelf:
         for name, stored in old.items():
             if name not in values:
                 left[stored.where] += stored.nbytes
+                left["files"] += stored.where == "disk"
         made: dict[str, _Stored] = {}
         for name, array in values.items():
             if name in old:
@@ -83,32 +94,32 @@ class Shelf:
 
     def close(self) -> None:
         """Let go of everything."""
+        for kept in self._stored.values():
+            _drop(kept.values())
         self._stored.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
 
     def _store(self, array: Array, left: dict[str, int]) -> _Stored | None:
         size = array.nbytes
         if size <= left["memory"]:
             left["memory"] -= size
             return _Stored(size, array)
-        if size > left["disk"] or array.dtype.hasobject:
+        if size > left["disk"] or array.dtype.hasobject or not left["files"]:
             return None
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="graphprune-")
-        file = Path(self._folder.name, f"{self._written}.npy")
-        self._written += 1
+        file = None
         try:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as it is kept)
             np.save(file, array)
+            file.flush()
         except OSError:  # a full disk is no room
-            file.unlink(missing_ok=True)
+            if file is not None:
+                with suppress(OSError):
+                    file.close()
             return None
+        left["files"] -= 1
         left["disk"] -= size
         return _Stored(size, file)
 
 
 def _drop(stored: Iterable[_Stored]) -> None:
     for each in stored:
-        if isinstance(each.held, Path):
-            each.held.unlink(missing_ok=True)
+        each.drop()
