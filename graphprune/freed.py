@@ -12,7 +12,7 @@ def give_back() -> None:
     """Return what was freed.
 
     glibc keeps freed blocks of up to 32 MB for later, in every thread's own heap: activations of many
-    sizes, freed one after the other, leave a process twice as large as what it needs. Elsewhere this
+    sizes, freed one after the other, leave a process much larger than what it needs. Elsewhere this
     does nothing.
     """
     trim = _malloc_trim()

@@ -21,8 +21,8 @@ import onnx
 
 import graphprune
 from graphprune.damage.result import Sensitivity
+from graphprune.damage.run import FRACTIONS
 from graphprune.report.model import Report
-from graphprune.selection.curves import Curves
 from tools._common import Record, Results, environment, table, write_page
 
 RATIO, SAMPLES, TRIES = 0.5, 32, 6
@@ -70,7 +70,7 @@ def curves_of(path: Path, cache: Path, jobs: int) -> Path:
             str(path),
             calib=inputs(path),
             calib_samples=SAMPLES,
-            fractions=(0.125, 0.25, 0.5, 0.75),
+            fractions=FRACTIONS,
             residual=True,
             jobs=jobs,
             checkpoint=file.with_suffix(".part"),
@@ -100,8 +100,7 @@ def inputs(path: Path) -> dict[str, np.ndarray]:
 
 def equal_time(path: Path, curves: Path, settings: Mapping[str, Any], target: float) -> Record:
     """An even ratio that takes `target` of the time, and widths of least damage that take as long."""
-    known = Sensitivity.load(curves).curves()
-    even = facts(graphprune.compile(str(path), latency=target, **settings).report, known)
+    even = facts(graphprune.compile(str(path), latency=target, **settings).report, curves)
     return {"even": even, "aware": as_long(path, curves, settings, even["time"])}
 
 
@@ -113,13 +112,13 @@ def time_of_half(path: Path, curves: Path, settings: Mapping[str, Any], _target:
 
 def as_long(path: Path, curves: Path, settings: Mapping[str, Any], time: float) -> Record:
     report = graphprune.compile(str(path), latency=time, ratios_from=str(curves), **settings).report
-    return facts(report, Sensitivity.load(curves).curves())
+    return facts(report, curves)
 
 
 def half(path: Path, curves: Path, settings: Mapping[str, Any]) -> Record:
     untimed = {k: v for k, v in settings.items() if k != "latency_table"}
     report = graphprune.compile(str(path), channels=RATIO, **untimed).report
-    return facts(report, Sensitivity.load(curves).curves())
+    return facts(report, curves)
 
 
 def equal_damage(path: Path, curves: Path, settings: Mapping[str, Any], _target: float) -> Record:
@@ -140,9 +139,10 @@ def equal_damage(path: Path, curves: Path, settings: Mapping[str, Any], _target:
     return {"even": even, "aware": best}
 
 
-def facts(report: Report, curves: Curves) -> Record:
+def facts(report: Report, file: Path) -> Record:
     """Shares of time and multiply-adds that a model keeps, and its summed damage."""
     assert report.latency is not None
+    curves = Sensitivity.load(file).curves()
     damage = sum(curves[g.name].at(g.after / g.before) for g in report.groups if g.name in curves)
     return {
         "time": 1 / report.latency.ratio,

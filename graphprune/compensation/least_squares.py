@@ -11,6 +11,7 @@ chosen by are fitted to as well, where rows are few.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +96,10 @@ class Moments:
 
     def only(self, columns: Array) -> Moments:
         """Of some outputs. It shares the sums of x."""
-        part = Moments.__new__(Moments)
-        part.count, part.xx, part.x = self.count, self.xx, self.x
+        part = copy(self)
         part.xy, part.y, part.yy = self.xy[:, :, columns], self.y[:, columns], self.yy[:, columns]
         if self.origin is not None:
             part.origin = self.origin[0], self.origin[1][:, columns]
-        else:
-            part.origin = None
         return part
 
     def centre(self) -> tuple[Array, Array]:

@@ -1,8 +1,7 @@
 """Activations that are kept between two stops: in memory as far as that goes, then in temporary files.
 
 The files have no names, so that nothing is left of them however a process ends. One is written once and
-read as often as its batch goes on, which is cheaper than computing what is in it again: about 1 GB/s,
-and the pages that were written last are in memory anyway.
+read as often as its batch goes on, which is cheaper than computing what is in it again.
 """
 
 from __future__ import annotations

@@ -119,8 +119,8 @@ def neighbours(feeds: Feeds) -> float | None:
 def even_tokens(feeds: Feeds) -> bool:
     """Whether an input is sequences of tokens none of which comes more often than others.
 
-    That is measured by how often two of them are the same, which in text is about every hundredth
-    time, however large the vocabulary.
+    That is measured by how often two of them are the same: in texts far more often than one over the
+    size of the vocabulary.
     """
     for name in feeds[0] if feeds else ():
         arrays = [f[name] for f in feeds]

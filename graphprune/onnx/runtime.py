@@ -143,9 +143,7 @@ class Session:
         tensors = list(stored_tensors(model))
         folders = {str(t.base_dir) for t in tensors if isinstance(t, ir.ExternalTensor)}
         embedded = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
-        if (
-            embedded < PROTOBUF_LIMIT and len(folders) <= 1
-        ):  # more is written one by one, and mapped
+        if embedded < PROTOBUF_LIMIT and len(folders) <= 1:  # else written one by one, and mapped
             if folders:  # external data stays in its files, onnxruntime maps it
                 options.add_session_config_entry(
                     "session.model_external_initializers_file_folder_path", folders.pop()

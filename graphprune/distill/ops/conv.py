@@ -34,7 +34,7 @@ def convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
         x, begin = pad(x, begin, end), [0] * spatial
     groups = call.attr("group", 1)
     if spatial == 2 and x.shape[3] == weight.shape[3] == 1 and not begin[1]:
-        # a column: torch computes it three times as fast as a row
+        # a column, on which torch's 2-D kernels are slow
         parts = x[..., 0], weight[..., 0], bias, strides[:1], begin[:1], dilations[:1], groups
         return F.conv1d(*parts)[..., None]
     return _CONV[spatial](x, weight, bias, strides, begin, dilations, groups)
