@@ -30,6 +30,7 @@ from graphprune.stages.recover import compensate_stage, distill_stage
 from graphprune.stages.shorten import shorten_stage
 from graphprune.stages.survey import survey_stage
 from graphprune.stages.work import Progress, Work
+from graphprune.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from graphprune.analysis.layers import Layer
@@ -104,6 +105,13 @@ def compile(
     if scores is not None and (plan is not None or options.criterion != "auto"):
         raise UsageError("scores are in place of a criterion or a plan: give one of them")
     work = Work(model, options, progress or (lambda *_: None), given=plan, scores=scores)
+    if options.calib is None:
+        return _through_stages(work)
+    with one_blas_thread():
+        return _through_stages(work)
+
+
+def _through_stages(work: Work) -> Result:
     for name, stage in STAGES:
         work.progress(name)
         start = perf_counter()

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+
+AT_ONCE = 2
+"""Batches that are run at the same time, at most: each has its activations in memory."""
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def at_once(threads: int = 1) -> int:
+    """Batches to run at the same time, each by so many threads of onnxruntime."""
+    return max(1, min(cores() // max(threads, 1), AT_ONCE))
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
@@ -17,6 +31,8 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
     Several processes or threads with as many BLAS threads each as there are cores wait for one another.
     """
+    import numpy.linalg  # noqa: F401
+    import scipy.linalg  # noqa: F401 (each has a library of its own, which must be there to be told)
     from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
@@ -48,11 +64,24 @@ def in_order(make: Callable[[Item], Made], items: Iterable[Item], threads: int) 
                 future.cancel()
 
 
-def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, of which another thread makes the next one while one is used."""
+@contextmanager
+def ahead(items: Iterable[Item], most: int = 1) -> Iterator[Iterator[Item]]:
+    """The same items, of which another thread makes the next ones while one is used.
+
+    Args:
+        items: Nothing is taken from them any more when the context is left.
+        most: As many are made that nobody asked for yet.
+    """
     made, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
-        coming: Future[Any] = pool.submit(next, made, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, made, end)
+
+    def each() -> Iterator[Item]:
+        coming: deque[Future[Any]] = deque(pool.submit(next, made, end) for _ in range(most))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(pool.submit(next, made, end))
             yield item
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield each()
+    finally:
+        pool.shutdown(cancel_futures=True)

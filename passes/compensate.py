@@ -10,7 +10,7 @@ added where it helps: no node, so nothing gets slower.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,12 @@ import onnx_ir as ir
 from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.least_squares import FIRST, Moments, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
-from graphprune.compensation.targets import Target, find_targets, mixed_target, rows_per_sample
+from graphprune.compensation.targets import Target, find_targets, mixed_target
+from graphprune.compensation.wanted import Wanted, wanted_rows
 from graphprune.freed import give_back
 from graphprune.onnx.names import FreshNames
-from graphprune.plan import Plan, take
+from graphprune.plan import Plan
 from graphprune.rules.context import node_name
-from graphprune.scoring.statistics import chosen_rows
 from graphprune.threads import ahead
 
 __all__ = ["CompensatePass", "LayerFit"]
@@ -101,64 +101,84 @@ class CompensatePass(ir.passes.InPlacePass):
         self.left = tuple(left)
         targets = [mixed_target(t, self.mixed.get(node_name(t.layer.node))) for t in targets]
         sources = [[t.source, *([t.skip] if t.skip else [])] for t in targets]
-        values = [[t.value] for t in targets]
         names = FreshNames(model)
         done: list[LayerFit] = []
         first = FIRST
         with (
             Frontier(model, self.feeds, sources, threads=self.threads) as pruned,
-            Frontier(self.original, self.feeds, values, threads=self.threads) as original,
+            wanted_rows(
+                self.original,
+                targets,
+                self.feeds,
+                self.sizes,
+                self.dims,
+                threads=self.threads,
+                seed=self.seed,
+            ) as wanted,
         ):
-            for i, target in enumerate(targets):
-                batches = zip(ahead(original.advance(i)), ahead(pruned.advance(i)), strict=True)
-                done.append(self._refit(i, target, batches, names, first))
+            for i, (target, rows) in enumerate(zip(targets, wanted, strict=True)):
+                with ahead(_pairs(target, pruned.advance(i), rows)) as pairs:
+                    fit, choose = self._moments(target, pairs)
+                done.append(_refit(target, fit, choose, names, first))
                 first = found if (found := done[-1].lam) and math.isfinite(found) else first
                 give_back()
                 self.progress((i + 1) / len(targets))
         self.layers = tuple(done)
         return ir.passes.PassResult(model, modified=any(d.lam is not None for d in done))
 
-    def _refit(
-        self,
-        index: int,
-        target: Target,
-        batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
-        names: FreshNames,
-        first: float,
-    ) -> LayerFit:
-        layer = target.layer
-        name = layer.node.name or layer.output.name or ""
-        groups, inputs, outputs = layer.weights.shape
-        fit, choose = (Moments(groups, inputs, outputs) for _ in range(2))
-        per_sample = rows_per_sample(target, sum(self.sizes))
-        scale = np.where(target.live, target.scale, 1.0)
-        for b, (wanted, given) in enumerate(batches):
-            y = take(wanted[target.value], target.cuts)
-            count = y.size // math.prod(y.shape[a] for a in layer.axes)
-            chosen = chosen_rows(count, per_sample * self.sizes[b], (self.seed, index, b))
-            x = input_rows(layer, given[target.source], y.shape, chosen)
-            rows = output_rows(layer, y, chosen).astype(np.float64)
-            if target.through is not None and target.constant is not None:
-                rows = rows @ target.through + target.constant
-            if target.skip:
-                rows -= output_rows(layer, given[target.skip], chosen)
-            rows = (rows - target.shift) / scale
-            rows = rows.reshape(len(chosen), groups, outputs).transpose(1, 0, 2)
-            (fit if b < self.fitting else choose).add(x, rows)
-        importance = np.where(target.live, scale**2, 0.0).reshape(groups, outputs)
-        found = refit(
-            fit,
-            choose,
-            layer.weights,
-            layer.bias,
-            biased=layer.biased,
-            importance=importance / (importance.max() or 1.0),
-            first=first,
-        )
-        if found is None:
-            return LayerFit(name)
-        write_back(layer, found.weights, found.bias, names)
-        return LayerFit(name, found.lam, found.before, found.after)
+    def _moments(
+        self, target: Target, pairs: Iterable[tuple[Array, Array]]
+    ) -> tuple[Moments, Moments]:
+        """Sums over the rows to fit to, and over those to choose by."""
+        fit, choose = (Moments(*target.layer.weights.shape) for _ in range(2))
+        for b, (x, y) in enumerate(pairs):
+            (fit if b < self.fitting else choose).add(x, y)
+        return fit, choose
+
+
+def _pairs(
+    target: Target, batches: Iterable[Mapping[str, Array]], wanted: Sequence[Wanted]
+) -> Iterator[tuple[Array, Array]]:
+    """What the layer reads and what its product should be: `(groups, rows, inputs or outputs)`."""
+    layer = target.layer
+    groups, _, outputs = layer.weights.shape
+    for given, want in zip(batches, wanted, strict=True):
+        x = input_rows(layer, given[target.source], want.shape, want.chosen)
+        y = want.rows.astype(np.float64)
+        if target.through is not None and target.constant is not None:
+            y = y @ target.through + target.constant
+        if target.skip:
+            y -= output_rows(layer, given[target.skip], want.chosen)
+        y -= target.shift
+        y /= _scale(target)
+        yield x, y.reshape(len(y), groups, outputs).transpose(1, 0, 2)
+
+
+def _refit(
+    target: Target, fit: Moments, choose: Moments, names: FreshNames, first: float
+) -> LayerFit:
+    layer = target.layer
+    groups, _, outputs = layer.weights.shape
+    name = layer.node.name or layer.output.name or ""
+    importance = np.where(target.live, _scale(target) ** 2, 0.0).reshape(groups, outputs)
+    found = refit(
+        fit,
+        choose,
+        layer.weights,
+        layer.bias,
+        biased=layer.biased,
+        importance=importance / (importance.max() or 1.0),
+        first=first,
+    )
+    if found is None:
+        return LayerFit(name)
+    write_back(layer, found.weights, found.bias, names)
+    return LayerFit(name, found.lam, found.before, found.after)
+
+
+def _scale(target: Target) -> Array:
+    """Of each channel; 1 where nothing comes through."""
+    return np.where(target.live, target.scale, 1.0)
 
 
 def _samples(feed: Mapping[str, Array]) -> int:

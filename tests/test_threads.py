@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +13,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from graphprune.threads import ahead, in_order, one_blas_thread
+from graphprune import threads as own
+from graphprune.threads import ahead, at_once, in_order, one_blas_thread
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -62,20 +66,54 @@ def test_one_blas_thread_and_as_many_as_before_afterwards() -> None:
     assert threads() == before
 
 
-def test_one_ahead_and_no_more() -> None:
+def test_a_library_that_was_not_there_yet_is_told_too() -> None:
+    code = (
+        "from graphprune.threads import one_blas_thread\n"
+        "from threadpoolctl import threadpool_info\n"
+        "with one_blas_thread():\n"
+        "    import numpy, scipy.linalg\n"
+        "    print({i['num_threads'] for i in threadpool_info() if i['user_api'] == 'blas'})\n"
+    )
+    free = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=free)
+    assert done.stdout.strip() == "{1}", done.stderr
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_as_many_ahead_and_no_more(most: int) -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
-        for i in range(4):
+        for i in range(6):
             made.append(i)
             yield i
         raise ValueError("after the last")
 
-    coming = ahead(items())
-    assert next(coming) == 0
-    time.sleep(0.1)
-    assert made == [0, 1]
-    assert [next(coming) for _ in range(3)] == [1, 2, 3]
-    with pytest.raises(ValueError, match="after the last"):
+    with ahead(items(), most) as coming:
+        assert next(coming) == 0
+        time.sleep(0.1)
+        assert made == list(range(1 + most))
+        assert [next(coming) for _ in range(5)] == [1, 2, 3, 4, 5]
+        with pytest.raises(ValueError, match="after the last"):
+            next(coming)
+    with ahead([], most) as none:
+        assert list(none) == []
+
+
+def test_nothing_is_taken_after_the_context_that_looks_ahead() -> None:
+    made: list[int] = []
+    with ahead(made.append(i) for i in range(100)) as coming:
         next(coming)
-    assert list(ahead([])) == []
+    taken = len(made)
+    time.sleep(0.05)
+    assert len(made) == taken <= 3
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "expected"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (16, 1, 2), (16, 16, 1)]
+)
+def test_batches_at_once_leave_no_core_to_two(
+    cores: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "cores", lambda: cores)
+    assert at_once(threads) == expected

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from graphprune.certify.structural import check_interface
 from graphprune.onnx.feeds import random_feeds
 from graphprune.onnx.runtime import Session, find_trials
+from graphprune.threads import at_once, in_order
 
 Array = np.ndarray[Any, Any]
 
@@ -128,12 +129,13 @@ def compare_each(
     threads: int = 1,
 ) -> list[tuple[OutputDrift, ...]]:
     """The same for several models; the original runs once."""
+    jobs = at_once(threads)
     with Session(original, threads=threads) as session:
-        wanted = [session.run(feed) for feed in feeds]
+        wanted = list(in_order(session.run, feeds, jobs))
     found = []
     for model in others:
         with Session(model, threads=threads) as session:
-            pairs = [(a, session.run(feed)) for a, feed in zip(wanted, feeds, strict=True)]
+            pairs = list(zip(wanted, in_order(session.run, feeds, jobs), strict=True))
         found.append(tuple(_drift(v.name or "", pairs) for v in original.graph.outputs))
     return found
 

@@ -10,9 +10,10 @@ chosen by are fitted to as well, where rows are few.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ _ENOUGH = 8
 """Rows for each weight of an output, from which on those held out would add nothing."""
 _SAMPLED = 64
 """Outputs of a group by which regularisers are compared; all of them share one."""
+_BLOCK = 64
+"""Rows of a matrix that are changed at a time."""
 _EXACT = 1e-12
 """Below this share of the target's energy an error is rounding."""
 
@@ -113,12 +116,17 @@ class Moments:
         n = max(self.count, 1)
         x, y = self.x / n, self.y / n
         xx, xy = self.xx / n, self.xy / n
-        xx -= x[:, :, None] * x[:, None]
-        xy -= x[:, :, None] * y[:, None]
+        means = [(-x, x, y)]
         if not biased:
             mean_x, mean_y = self.centre()
-            xx += mean_x[:, :, None] * mean_x[:, None]
-            xy += mean_x[:, :, None] * mean_y[:, None]
+            means.append((mean_x, mean_x, mean_y))
+        for scale, a, b in means:
+            for i in range(
+                0, xx.shape[1], _BLOCK
+            ):  # a whole outer product would not stay in a cache
+                some = scale[:, i : i + _BLOCK, None]
+                xx[:, i : i + _BLOCK] += some * a[:, None]
+                xy[:, i : i + _BLOCK] += some * b[:, None]
         return xx, xy
 
     def energy(self) -> Array:
@@ -218,7 +226,10 @@ def _best(
     def error(i: int) -> float:
         if i not in errors:
             found, constant = ridge.solve(lambdas[i], columns)
-            errors[i] = float((share * held_out.error(found, constant)).sum())
+            value = float((share * held_out.error(found, constant)).sum())
+            if value < min(errors.values(), default=np.inf):
+                ridge.keep()
+            errors[i] = value
         return errors[i]
 
     return _lowest(error, len(lambdas), start)
@@ -244,31 +255,47 @@ class _Ridge:
         self._weights, self._bias, self._biased = weights, bias, biased
         self._centre = moments.centre()
         self._scale = np.einsum("gii->gi", self._covariance).mean(1)
+        self._last: tuple[float, _Solver] | None = None
+        self._kept: tuple[float, _Solver] | None = None
 
     def solve(self, lam: float, columns: Array | slice = slice(None)) -> tuple[Array, Array]:
         """Weights and bias of some outputs."""
         found = self._weights[:, :, columns]
         if np.isfinite(lam):
-            least = 1e-12 * (self._scale.max(initial=0.0) or 1.0)
-            right = self._right[:, :, columns]
-            found = found + _solved(self._covariance, lam * self._scale + least, right)
+            if self._kept is None or self._kept[0] != lam:
+                least = 1e-12 * (self._scale.max(initial=0.0) or 1.0)
+                self._last = lam, _solver(self._covariance, lam * self._scale + least)
+            else:
+                self._last = self._kept
+            found = found + self._last[1](self._right[:, :, columns])
         if not self._biased:
             return found, self._bias[:, columns]
         x, y = self._centre
         return found, y[:, columns] - (x[:, None] @ found)[:, 0]
 
+    def keep(self) -> None:
+        """What was factorised last is solved with again."""
+        self._kept = self._last
 
-def _solved(covariance: Array, ridge: Array, right: Array) -> Array:
-    """`(C + diag(ridge))^-1 right` for each group."""
+
+_Solver = Callable[[Array], Array]
+
+
+def _solver(covariance: Array, ridge: Array) -> _Solver:
+    """Gives `(C + diag(ridge))^-1 right` for each group."""
     if len(covariance) > 8:
         eye = np.eye(covariance.shape[1])
-        return np.asarray(np.linalg.solve(covariance + ridge[:, None, None] * eye, right))
+        return partial(np.linalg.solve, covariance + ridge[:, None, None] * eye)
     from scipy.linalg import cho_factor, cho_solve
 
-    found = np.empty_like(right)
+    factors = []
     for g, matrix in enumerate(covariance):
-        system = matrix.copy()
+        system = matrix.copy().T  # symmetric, in the order that LAPACK overwrites
         system[np.diag_indices_from(system)] += ridge[g]
-        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-        found[g] = cho_solve(factor, right[g], check_finite=False)
-    return found
+        factors.append(cho_factor(system, lower=True, overwrite_a=True, check_finite=False))
+
+    def solve(right: Array) -> Array:
+        pairs = zip(factors, right, strict=True)
+        return np.stack([cho_solve(factor, r, check_finite=False) for factor, r in pairs])
+
+    return solve

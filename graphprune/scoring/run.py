@@ -44,6 +44,7 @@ def data_scores(
     *,
     dims: Mapping[str, Sequence[int]] | None = None,
     threads: int = 1,
+    jobs: int = 1,
     seed: int = 0,
     known: Known | None = None,
     progress: Callable[[float], None] | None = None,
@@ -63,6 +64,7 @@ def data_scores(
         criterion: One of `CRITERIA`, or `auto`: what was best when measured.
         dims: Shapes of the model's values at some binding, to bound memory.
         threads: Of onnxruntime.
+        jobs: Threads of this process (see `collect`).
         seed: Of the choice of positions.
         known: Statistics of before (see `collect`).
         progress: Called with the share that is done.
@@ -95,6 +97,7 @@ def data_scores(
         full="energy" in chosen.values(),
         sizes=batch_sizes(model, feeds, dims or {}),
         threads=threads,
+        jobs=jobs,
         seed=seed,
         known=known,
         progress=progress,

@@ -15,6 +15,7 @@ from graphprune.errors import NothingGainedError, UnsupportedModelError, UsageEr
 from graphprune.options import DATA_CRITERIA, GRADIENT_CRITERIA, Options
 from graphprune.plan import Plan, Unpruned
 from graphprune.stages.work import Work
+from graphprune.threads import at_once
 
 if TYPE_CHECKING:
     from graphprune.decide import Scores, Subject
@@ -114,6 +115,7 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
                         options.criterion,
                         dims=dims,
                         threads=options.threads,
+                        jobs=at_once(options.threads),
                         seed=options.seed,
                         known=work.collected if subject.model is work.base_model else None,
                         progress=report,

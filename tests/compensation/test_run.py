@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from rich.console import Console
 from workbench import drawn, from_text
 
 import graphprune
-from graphprune import zoo
+from graphprune import threads, zoo
 from graphprune.cli import run
 from graphprune.errors import UsageError
 from graphprune.onnx.runtime import Session
@@ -53,6 +54,19 @@ def test_the_drift_is_measured_on_what_nothing_was_fitted_to(criterion: str) -> 
     assert "Compensated: " in text
     assert "64 held-out samples" in text
     json.loads(result.report.dumps())
+
+
+def test_the_same_bits_on_one_core_and_on_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cores in (1, 16):
+        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        settings = {**QUICK, "macs": 0.5, "criterion": "energy", "calib_samples": 64}
+        entry = zoo.get("resnet-fashion")
+        result = graphprune.compile(entry.path, calib=entry.calibration(), **settings)
+        assert result.report.drift is not None
+        assert result.report.drift.refitted > 5
+        found.append(ir.to_proto(result.model).SerializeToString(deterministic=True))
+    assert found[0] == found[1]
 
 
 def test_a_refitted_model_is_not_called_wrong() -> None:

@@ -1,0 +1,114 @@
+"""What the original makes at the places that its layers are compared by, ahead of the refits.
+
+The original does not wait for what is refitted: it runs in larger pieces than the pruned model, a
+piece for several layers, while those before are refitted. Only the chosen rows stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.compensation.frontier import Frontier
+from graphprune.compensation.linear import output_rows
+from graphprune.compensation.targets import Target, rows_per_sample
+from graphprune.plan import take
+from graphprune.scoring.run import batch_sizes
+from graphprune.scoring.statistics import chosen_rows
+from graphprune.threads import ahead
+
+Array = np.ndarray[Any, Any]
+
+MEMORY = 96 << 20
+"""Bytes of chosen rows of one piece, and of what one batch gives at its layers; at most, except where
+one layer alone has more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a layer should give for one batch.
+
+    Attributes:
+        shape: Of the whole value, as it is cut.
+        chosen: Which of its rows are looked at.
+        rows: These, `(rows, channels)`.
+    """
+
+    shape: tuple[int, ...]
+    chosen: Array
+    rows: Array
+
+
+@contextmanager
+def wanted_rows(
+    original: ir.Model,
+    targets: Sequence[Target],
+    feeds: Sequence[Mapping[str, Array]],
+    sizes: Sequence[int],
+    dims: Mapping[str, Sequence[int]],
+    *,
+    threads: int = 1,
+    seed: int = 0,
+) -> Iterator[Iterator[list[Wanted]]]:
+    """For one target after the other, batch by batch, what its layer should give.
+
+    Args:
+        original: Canonical.
+        targets: In the order of the graph.
+        feeds: Batches of inputs.
+        sizes: Samples in each batch.
+        dims: Shapes of the original's values at any binding, to bound memory.
+        threads: Of onnxruntime.
+        seed: Of the choice of rows.
+
+    Raises UnsupportedModelError, when a layer is asked for, where the model does not run.
+    """
+    elements = batch_sizes(original, feeds, dims)
+    pieces = list(_pieces(targets, sum(sizes), elements))
+    stops = [[targets[i].value for i in piece] for piece in pieces]
+
+    def rows(index: int, batch: int, value: Array) -> Wanted:
+        target = targets[index]
+        y = take(value, target.cuts)
+        count = y.size // math.prod(y.shape[a] for a in target.layer.axes)
+        wanted = rows_per_sample(target, sum(sizes)) * sizes[batch]
+        chosen = chosen_rows(count, wanted, (seed, index, batch))
+        return Wanted(y.shape, chosen, output_rows(target.layer, y, chosen))
+
+    def made(frontier: Frontier) -> Iterator[list[list[Wanted]]]:
+        for stop, piece in enumerate(pieces):
+            found: list[list[Wanted]] = [[] for _ in piece]
+            for b, values in enumerate(frontier.advance(stop)):
+                for of, i in zip(found, piece, strict=True):
+                    of.append(rows(i, b, values[targets[i].value]))
+            yield found
+
+    with (
+        Frontier(original, feeds, stops, threads=threads) as frontier,
+        ahead(made(frontier)) as each,
+    ):
+        yield (layer for piece in each for layer in piece)
+
+
+def _pieces(
+    targets: Sequence[Target], samples: int, elements: Mapping[str, int]
+) -> Iterator[list[int]]:
+    """Which targets are run for together, by number. The first is alone: it is waited for."""
+    piece: list[int] = []
+    kept = given = 0
+    for i, target in enumerate(targets):
+        rows = 4 * samples * rows_per_sample(target, samples) * target.scale.size
+        value = 4 * elements.get(target.value, MEMORY)
+        if piece and (i == 1 or max(kept + rows, given + value) > MEMORY):
+            yield piece
+            piece, kept, given = [], 0, 0
+        piece.append(i)
+        kept, given = kept + rows, given + value
+    if piece:
+        yield piece

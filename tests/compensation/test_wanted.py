@@ -1,0 +1,74 @@
+"""What the original gives its layers, in pieces of any size: the rows that a whole run has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from workbench import Bench, drawn, from_text
+
+from graphprune.compensation import wanted as module
+from graphprune.compensation.targets import Target, find_targets
+from graphprune.compensation.wanted import wanted_rows
+from graphprune.errors import UnsupportedModelError
+from graphprune.onnx.runtime import Session
+from graphprune.plan import take
+
+SIZES = (3, 5, 4)
+WEIGHTS = {"w0": drawn(8, 16), "w1": drawn(16, 12), "w2": drawn(12, 10), "w3": drawn(10, 6)}
+TEXT = (
+    "a = MatMul (x, w0) b = Relu (a) c = MatMul (b, w1) d = Relu (c) "
+    "e = MatMul (d, w2) f = Relu (e) y = MatMul (f, w3)"
+)
+
+
+def half(bench: Bench) -> tuple[list[Target], dict[str, tuple[int, ...]]]:
+    removed = np.zeros(bench.graph.resolver.classes.count, bool)
+    for group in bench.graph.groups:
+        removed[group.units[group.size // 2 :]] = True
+    plan = bench.plan(bench.graph, removed)
+    dims = {v.name or "": d for v, d in bench.shapes[0].dims.items()}
+    return find_targets(bench.pruned(plan), plan, dims, bench.model)[0], dims
+
+
+def feeds(width: int = 8) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"x": rng.normal(size=(n, width)).astype(np.float32)} for n in SIZES]
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 10, 1 << 30])
+def test_the_rows_are_those_of_the_whole_model(
+    memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MEMORY", memory)
+    bench = Bench(from_text(TEXT, WEIGHTS))
+    targets, dims = half(bench)
+    assert len(targets) == 3
+    names = [t.value for t in targets if t.value != "y"]
+    with Session(bench.model, outputs=names) as session:
+        whole = [session.run(feed) for feed in feeds()]
+    with wanted_rows(bench.model, targets, feeds(), SIZES, dims) as wanted:
+        for target, layer in zip(targets, wanted, strict=True):
+            assert len(layer) == len(SIZES)
+            for given, expected in zip(layer, whole, strict=True):
+                cut = take(expected[target.value], target.cuts)
+                assert given.shape == cut.shape
+                assert np.abs(given.rows).mean() > 0.1
+                np.testing.assert_allclose(given.rows, cut[given.chosen], rtol=1e-5, atol=1e-6)
+
+
+def test_a_piece_has_as_many_layers_as_there_is_room_for() -> None:
+    targets, dims = half(Bench(from_text(TEXT, WEIGHTS)))
+    elements = dict.fromkeys(dims, 1 << 22)  # 16 MB each
+    assert list(module._pieces(targets, 12, elements)) == [[0], [1, 2]]
+    elements = dict.fromkeys(dims, 1 << 24)
+    assert list(module._pieces(targets, 12, elements)) == [[0], [1], [2]]
+
+
+def test_inputs_that_do_not_fit_are_said_when_a_layer_is_asked_for() -> None:
+    bench = Bench(from_text(TEXT, WEIGHTS))
+    targets, dims = half(bench)
+    with (
+        wanted_rows(bench.model, targets, feeds(9), SIZES, dims) as wanted,
+        pytest.raises(UnsupportedModelError, match="MatMul"),
+    ):
+        next(wanted)
