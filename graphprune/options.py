@@ -89,7 +89,7 @@ class Options:
         bench: Time both models.
         verify: Prove the result.
         calib: Calibration inputs: array files, a folder of them or of images, a text file,
-            `module:callable`, `random`, or from Python arrays, feeds or a callable
+            `module:callable`, `zoo:NAME`, `random`, or from Python arrays, feeds or a callable
             (`graphprune.data.source`). With them the layers behind a cut are refitted.
         calib_samples: As many of them at most.
         calib_images: How images become inputs: `size=224,mean=0.485:0.456:0.406,...`

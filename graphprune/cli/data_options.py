@@ -13,7 +13,7 @@ Calib = Annotated[
         "SOURCE",
         "Unlabelled inputs to choose by (graphprune compile also refits the pruned model with them): "
         ".npz or .npy files, a folder of them or of images, a text file with --tokenizer, "
-        "module:callable that yields feeds, or random.",
+        "module:callable that yields feeds, zoo:NAME, or random.",
         opt.WHAT,
     ),
 ]

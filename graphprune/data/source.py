@@ -6,6 +6,7 @@
 - A folder with images below it: see `graphprune.data.images`.
 - A text file with a tokenizer file: see `graphprune.data.text`.
 - `random`, `random:LOW:HIGH`: see `graphprune.data.noise`.
+- `zoo:NAME`: the unlabelled inputs that ship with that model.
 - `module:callable`: called without arguments, gives (or yields) feeds: dicts from input to array.
 - From Python also the callable itself, an array, a dict of arrays, or an iterable of feeds.
 
@@ -107,6 +108,11 @@ def read_source(source: Any, model: ir.Model, reading: Reading) -> Iterator[Stac
         length, count = reading.max_length, reading.samples
         for feed in text_feeds(path, tokenizer, model, length, reading.step, count):
             yield Stack(feed, str(path))
+    elif path is None and isinstance(source, str) and source.startswith("zoo:"):
+        from graphprune.zoo import get
+
+        for i, feed in enumerate(get(source).calibration()):
+            yield Feed(feed, f"{source}, feed {i}")
     elif isinstance(source, str) and path is None and ":" in source:
         yield from _feeds(import_callable(source, "calibration source"), source)
     elif isinstance(source, str | Path):
@@ -133,7 +139,7 @@ def _files(path: Path) -> Iterator[Stack]:
     if not path.exists():
         raise UsageError(
             f"no calibration data at {path}: give .npz or .npy files, a folder of them or of images, "
-            "a text file, module:callable, or random"
+            "a text file, module:callable, zoo:NAME, or random"
         )
     if not path.is_dir():
         yield _stack(path)

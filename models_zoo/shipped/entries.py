@@ -56,6 +56,7 @@ _ENTRIES = (
         unlabelled="speech-calibration.npz",
         batches=inputs.frames,
         score=_detected,
+        calibration_batches=inputs.sequences,
     ),
     ZooEntry(
         name="text-angle",

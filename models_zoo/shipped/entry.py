@@ -33,6 +33,7 @@ class ZooEntry:
         data: File name of the labelled evaluation set.
         unlabelled: File name of the calibration set.
         batches: Arrays of a data file -> inputs of the model, batch by batch.
+        calibration_batches: The same for the calibration set; None: `batches`.
         score: First outputs of all batches, joined, and the arrays of the evaluation set -> metric.
     """
 
@@ -48,6 +49,7 @@ class ZooEntry:
     unlabelled: str
     batches: Callable[[Arrays], list[Feeds]]
     score: Callable[[np.ndarray, Arrays], float]
+    calibration_batches: Callable[[Arrays], list[Feeds]] | None = None
 
     @property
     def path(self) -> Path:
@@ -60,7 +62,8 @@ class ZooEntry:
 
     def calibration(self) -> list[Feeds]:
         """Unlabelled inputs, apart from the evaluation set: one dict of model inputs per batch."""
-        return self.batches(_read(FOLDER / self.unlabelled))
+        batches = self.calibration_batches or self.batches
+        return batches(_read(FOLDER / self.unlabelled))
 
     def evaluate(self, run: Runner, data: Arrays | None = None) -> float:
         """The metric of the model that `run` executes, on `data` or the evaluation set."""

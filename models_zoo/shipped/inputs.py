@@ -11,6 +11,9 @@ BATCH = 250
 #: Silero's sequence model reads 512 new samples and the 64 before them, at 16 kHz.
 FRAME, CONTEXT = 512, 64
 
+#: Frames of one calibration sequence: 1.3 s. Of several some can be held out.
+SEQUENCE = 40
+
 
 def pixels(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """`images` `(n, 28, 28)` uint8 -> `pixels` `(<=250, 1, 28, 28)` in [0, 1]."""
@@ -36,6 +39,13 @@ def frames(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + FRAME)[::FRAME]
     state = np.zeros((1, 1, 128), np.float32)
     return [{"input": np.ascontiguousarray(windows), "h": state, "c": state.copy()}]
+
+
+def sequences(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The same in sequences of `SEQUENCE` frames, each from a zero state."""
+    (whole,) = frames(arrays)
+    starts = range(0, len(whole["input"]), SEQUENCE)
+    return [{**whole, "input": whole["input"][i : i + SEQUENCE]} for i in starts]
 
 
 def compress(signal: np.ndarray) -> np.ndarray:

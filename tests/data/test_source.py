@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from workbench import drawn, from_text
 
+from graphprune import zoo
 from graphprune.data.feeds import read_calibration
 from graphprune.errors import UsageError
 from graphprune.onnx.load import load
@@ -65,6 +66,21 @@ def test_a_folder_of_arrays_named_like_the_inputs(tmp_path: Path) -> None:
     np.save(tmp_path / "k.npy", k)
     found = read_calibration(tmp_path, two())
     np.testing.assert_array_equal(all_of(found), x[all_of(found, "k")])
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_inputs_that_ship_with_a_model(name: str) -> None:
+    entry = zoo.get(name)
+    found = read_calibration(f"zoo:{name}", load(entry.path).model, samples=4000)
+    sizes = (found.fit, found.choose, found.judge)
+    assert min(map(len, sizes)) >= 2
+    key = next(iter(entry.calibration()[0]))
+    shipped = np.concatenate([f[key] for f in entry.calibration()])
+    given = all_of(found, key)
+    assert len(given) == len(shipped)
+    assert {row.tobytes() for row in given} == {row.tobytes() for row in shipped}
+    with pytest.raises(UsageError, match="no model 'zoo:absent'"):
+        read_calibration("zoo:absent", one())
 
 
 def test_a_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
