@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprune.compensation.report import DriftReport
-from graphprune.measure.latency import Latency
+from graphprune.measure.latency import MARGIN, Latency
 from graphprune.plan import LayerCut, Unpruned
 from graphprune.report import numbers
 from graphprune.report.model import GroupReport, Metric, Report
@@ -259,7 +259,7 @@ def latency_note(latency: Latency) -> str:
     if latency.too_noisy:
         return f"noise too high for a number ({low} to {high}), {where}"
     if latency.verdict == "noise":
-        return f"no measurable difference ({low} to {high}), {where}"
+        return f"no measurable difference ({low} to {high}; up to {MARGIN:.0%} is noise), {where}"
     return f"{numbers.times(latency.ratio)} ({low} to {high}), {where}"
 
 
