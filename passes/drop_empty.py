@@ -24,9 +24,9 @@ import onnx_ir as ir
 
 from graphprune.onnx.shapes import default_bindings, shape_pair
 from graphprune.onnx.trace import captured
+from graphprune.onnx.unread import drop_unread, read_values
 from graphprune.passes.constant_flow import ConstantFlow, EmptyError
 from graphprune.passes.fold_initializers import FoldInitializersPass
-from graphprune.passes.prune import drop_unread, read_values
 from graphprune.passes.stand_ins import StandIns
 from graphprune.plan import Plan
 from graphprune.rules.context import node_name

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphprune.errors import UsageError
 from graphprune.onnx.names import FreshNames
-from graphprune.passes.prune import drop_unread, read_values
+from graphprune.onnx.unread import drop_unread, read_values
 from graphprune.plan import LayerCut
 
 __all__ = ["DropLayersPass"]

@@ -16,7 +16,7 @@ Names, order of nodes, inputs, outputs, opsets and metadata stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,15 +27,15 @@ import graphprune.rules.onnx  # noqa: F401  (registers the rules)
 from graphprune.errors import UsageError
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, shape_pair
+from graphprune.onnx.unread import all_nodes, drop_unread, graphs, read_values
 from graphprune.passes.sizes import SizeWriter
-from graphprune.plan import Cut, LayerCut, Plan, pruned_shape, take
+from graphprune.passes.slices import Uses, slice_initializers
+from graphprune.plan import Cut, LayerCut, Plan, pruned_shape
 from graphprune.rules.context import is_weight, node_name
 from graphprune.rules.registry import registry
 from graphprune.rules.resize import Resize
 
 __all__ = ["PrunePass"]
-
-Uses = dict[tuple[ir.Node, int], tuple[Cut, ...]]
 
 
 class PrunePass(ir.passes.InPlacePass):
@@ -111,7 +111,7 @@ class _Rewrite:
             writer.write(node, i, contents, alone=_agreed(edits, node, i))
         for node, attributes in edits.attributes.items():
             _set_attributes(node, attributes)
-        self._slice_initializers()
+        slice_initializers(self.model, self.uses, self.names)
         self._shorten_shapes()
         drop_unread(self.model, read_before)
 
@@ -120,14 +120,14 @@ class _Rewrite:
     def _find_names(self) -> None:
         values: dict[str, ir.Value] = {}
         nodes: dict[tuple[str, int, str], ir.Node] = {}
-        for node in _all_nodes(self.model):
+        for node in all_nodes(self.model):
             for i, read in enumerate(node.inputs):
                 if read is not None and is_weight(read):
                     nodes.setdefault((node_name(node), i, read.name or ""), node)
             for value in node.outputs:
                 if value.name:
                     values[value.name] = value
-        for graph in _graphs(self.model):
+        for graph in graphs(self.model):
             for value in graph.inputs:
                 if value.name:
                     values[value.name] = value
@@ -159,7 +159,7 @@ class _Rewrite:
 
     def _collect(self) -> _Edits:
         edits = _Edits()
-        for node in _all_nodes(self.model):
+        for node in all_nodes(self.model):
             version = self.model.opset_imports.get(node.domain)
             rule = registry.find(node.domain, node.op_type, version)
             if rule is None or not self._touched(node) or self._hollow(node):
@@ -218,7 +218,7 @@ class _Rewrite:
             for value, old in shapes.values.items()
             if value not in new or not np.array_equal(new[value], old)
         }
-        for node in _all_nodes(self.model):
+        for node in all_nodes(self.model):
             if (node.outputs and all(v in known for v in node.outputs)) or self._hollow(node):
                 continue
             for i, value in enumerate(node.inputs):
@@ -226,43 +226,6 @@ class _Rewrite:
                     continue
                 if (node, i) not in edits.operands:
                     edits.operands[node, i] = [s.values[value] for s in self.shapes]
-
-    # -- initializers ---------------------------------------------------------------------------
-
-    def _slice_initializers(self) -> None:
-        copies: dict[tuple[ir.Value, bytes], ir.Value] = {}
-        whole = {
-            value
-            for node in _all_nodes(self.model)
-            for i, value in enumerate(node.inputs)
-            if value is not None and is_weight(value) and (node, i) not in self.uses
-        }
-        whole.update(v for graph in _graphs(self.model) for v in graph.outputs)
-        renamed: list[tuple[ir.Value, str]] = []
-        for (node, i), cuts in self.uses.items():
-            original = node.inputs[i]
-            assert original is not None
-            key = (original, _digest(cuts))
-            if key not in copies:
-                first = original not in whole and not any(o is original for o, _ in copies)
-                copy = _sliced(original, cuts)
-                graph = original.graph
-                assert isinstance(graph, ir.Graph)
-                copy.name = self.names.near(f"{original.name}_kept")
-                graph.register_initializer(copy)
-                copies[key] = copy
-                if first:
-                    renamed.append((copy, original.name or ""))
-            node.replace_input_with(i, copies[key])
-        for copy, name in renamed:
-            graph = copy.graph
-            assert isinstance(graph, ir.Graph)
-            old = graph.initializers.pop(name)
-            old.const_value = None  # the tensor is the caller's: it must not be renamed with it
-            old.name = None
-            graph.initializers.pop(copy.name or "")
-            copy.name = name
-            graph.register_initializer(copy)
 
     # -- shapes in the file ---------------------------------------------------------------------
 
@@ -309,27 +272,8 @@ def _agreed(edits: _Edits, node: ir.Node, i: int) -> bool:
     )
 
 
-def _sliced(original: ir.Value, cuts: tuple[Cut, ...]) -> ir.Value:
-    tensor = original.const_value
-    assert tensor is not None
-    shape = pruned_shape(tensor.shape.numpy(), cuts)
-
-    def load() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(take(tensor.numpy(), cuts)), dtype=tensor.dtype)
-
-    lazy = ir.LazyTensor(load, dtype=tensor.dtype, shape=ir.Shape(shape), name=original.name)
-    copy = ir.Value(name=original.name, shape=ir.Shape(shape), type=original.type, const_value=lazy)
-    copy.metadata_props.update(original.metadata_props)
-    return copy
-
-
 def _empties(cuts: Sequence[Cut]) -> bool:
     return any(c.count == 0 for c in cuts)
-
-
-def _digest(cuts: tuple[Cut, ...]) -> bytes:
-    parts = [repr((c.axis, c.blocks)).encode() + c.kept.tobytes() for c in cuts]
-    return b"|".join(parts)
 
 
 def _set_attributes(node: ir.Node, attributes: Mapping[str, Any]) -> None:
@@ -338,38 +282,3 @@ def _set_attributes(node: ir.Node, attributes: Mapping[str, Any]) -> None:
             node.attributes.pop(name, None)
         else:
             node.attributes[name] = ir.convenience.convert_attribute(name, value)
-
-
-def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The top graph and all bodies."""
-    yield model.graph
-    for node in _all_nodes(model):
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield attribute.as_graph()
-
-
-def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    return iter(ir.traversal.RecursiveGraphIterator(model.graph))
-
-
-def read_values(model: ir.Model) -> set[ir.Value]:
-    """Everything that some node reads."""
-    return {v for node in _all_nodes(model) for v in node.inputs if v is not None}
-
-
-def drop_unread(model: ir.Model, read_before: set[ir.Value]) -> None:
-    """Nodes and initializers that were read before and are not any more."""
-    graphs = list(_graphs(model))
-    for graph in graphs:
-        outputs = set(graph.outputs)
-        for node in reversed(list(graph)):
-            gone = [v for v in node.outputs if v in read_before]
-            if gone and not any(v.uses() or v in outputs for v in node.outputs):
-                graph.remove(node, safe=True)
-    for graph in graphs:
-        outputs = set(graph.outputs)
-        for name, value in list(graph.initializers.items()):
-            shown = value in outputs or value.is_graph_input()
-            if value in read_before and not value.uses() and not shown:
-                del graph.initializers[name]
