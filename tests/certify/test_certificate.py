@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from certify_cases import Case, Mutation, all_cases, conv_chain
+from certify_case import Case, Mutation
+from certify_cases import all_cases
+from certify_convolutions import conv_chain
 
 from graphprune.certify import certify, require
 from graphprune.certify.numeric import compare_graphs

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from certify_cases import conv_chain, rewire, weight
+from certify_case import rewire, weight
+from certify_convolutions import conv_chain
 
 from graphprune.certify import compare_io
 from graphprune.onnx.feeds import random_feeds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from certify_cases import cut
+from certify_case import cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

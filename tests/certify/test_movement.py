@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from certify_cases import cut
+from certify_case import cut
 from onnx import helper
 
 from graphprune.certify.movement import Move, UncheckedError, check_move, data_inputs

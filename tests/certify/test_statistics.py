@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from certify_cases import cut, plan
+from certify_case import cut, plan
 from onnx import helper
 
 from graphprune.certify.masks import zeroed

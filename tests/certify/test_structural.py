@@ -7,19 +7,10 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
-from certify_cases import (
-    all_cases,
-    attribute,
-    build,
-    conv_chain,
-    cut,
-    find,
-    if_body,
-    plan,
-    rewire,
-    shuffle,
-    weight,
-)
+from certify_case import attribute, build, cut, find, plan, rewire, weight
+from certify_cases import all_cases
+from certify_convolutions import conv_chain
+from certify_movement import if_body, shuffle
 
 from graphprune.certify import certify, operands
 from graphprune.certify.structural import check_interface, check_structure

@@ -7,7 +7,10 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
-from certify_cases import all_cases, cut, if_body, lstm, plan
+from certify_case import cut, plan
+from certify_cases import all_cases
+from certify_matrices import lstm
+from certify_movement import if_body
 
 from graphprune.certify import twin as twin_module
 from graphprune.certify.emit import PREFIX

@@ -7,7 +7,10 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
-from certify_cases import all_cases, build, conv_chain, cut, lstm, plan, rewire, weight
+from certify_case import build, cut, plan, rewire, weight
+from certify_cases import all_cases
+from certify_convolutions import conv_chain
+from certify_matrices import lstm
 
 from graphprune.certify import certificate, certify, numeric, pieces, walk
 from graphprune.certify.masks import zeroed
