@@ -94,23 +94,25 @@ def looked_at(model: ir.Model, data: Calibration, *, threads: int = 1) -> Calibr
 
 
 def neighbours(feeds: Feeds) -> float | None:
-    """Largest correlation of neighbours along the longest axis of the floating-point inputs.
+    """Largest correlation of neighbours along any long axis of the floating-point inputs.
 
-    None where no input that varies has such an axis.
+    Spectra may be related in time only, frames in frequency only. None where no input that varies has
+    such an axis.
     """
     best = None
     for name in feeds[0] if feeds else ():
-        products = squares = 0.0
-        mean = np.mean([np.mean(f[name], dtype=np.float64) for f in feeds])
-        for feed in feeds:
-            x = feed[name]
-            if x.dtype.kind != "f" or x.ndim < 2 or max(x.shape[1:]) < _LEAST:
-                break
-            axis = 1 + int(np.argmax(x.shape[1:]))
-            x = np.moveaxis(x, axis, -1).astype(np.float64) - mean
-            products += float((x[..., 1:] * x[..., :-1]).sum())
-            squares += float((x[..., 1:] ** 2).sum())
-        else:
+        arrays = [f[name] for f in feeds]
+        if any(x.dtype.kind != "f" or x.ndim != arrays[0].ndim for x in arrays):
+            continue
+        mean = np.mean([np.mean(x, dtype=np.float64) for x in arrays])
+        for axis in range(1, arrays[0].ndim):
+            if min(x.shape[axis] for x in arrays) < _LEAST:
+                continue
+            products = squares = 0.0
+            for array in arrays:
+                x = np.moveaxis(array, axis, -1).astype(np.float64) - mean
+                products += float((x[..., 1:] * x[..., :-1]).sum())
+                squares += float((x[..., 1:] ** 2).sum())
             if squares > 0:
                 best = max(best or 0.0, abs(products) / squares)
     return best

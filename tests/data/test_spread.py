@@ -36,7 +36,10 @@ def test_neighbours() -> None:
     assert neighbours([{"x": smooth[:3]}, {"x": smooth[3:]}]) > 0.8
     assert neighbours([{"x": noise(6, 3, 500)}]) < 0.05
     assert neighbours([{"x": noise(6, 3, 500), "s": smooth}]) > 0.8
-    assert neighbours([{"x": smooth.transpose(0, 2, 1)}]) > 0.8  # the longest axis, wherever it is
+    assert neighbours([{"x": smooth.transpose(0, 2, 1)}]) > 0.8
+    frames = np.cumsum(noise(6, 10, 50), axis=1)
+    assert neighbours([{"x": frames}]) > 0.8  # not along the longest axis
+    assert neighbours([{"x": noise(2, 30, 50)}, {"x": noise(2, 30, 60)}]) < 0.05
     assert neighbours([{"x": np.arange(40).reshape(2, 20)}]) is None  # tokens
     assert neighbours([{"x": noise(6, 4)}]) is None
     assert neighbours([{"x": np.zeros((2, 20), np.float32)}]) is None
