@@ -172,10 +172,21 @@ def _through(executor: Executor, job: Any, scored: Iterable[Scored]) -> Iterator
     """Send each on as soon as it is scored: the first are measured while others are."""
     waiting: list[Future[Measurement]] = []
     try:
-        for each in scored:
-            waiting.append(executor.submit(measure, job, each))
-        for done in as_completed(waiting):
-            yield done.result()
+        for each in scored:  # what fails here is not a worker's
+            with _of_a_worker():
+                waiting.append(executor.submit(measure, job, each))
+        with _of_a_worker():
+            for done in as_completed(waiting):
+                yield done.result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@contextmanager
+def _of_a_worker() -> Iterator[None]:
+    try:
+        yield
     except GraphpruneError:
         raise
     except Exception as error:
@@ -184,9 +195,6 @@ def _through(executor: Executor, job: Any, scored: Iterable[Scored]) -> Iterator
             f"a worker of the analysis failed ({type(error).__name__}: {text}): run it again, it "
             "goes on where it stopped"
         ) from error
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 @contextmanager
