@@ -5,10 +5,10 @@
         [--out docs/accuracy-distillation.md]
 
 A model is pruned and refitted with 512 calibration inputs, then trained to give what the original
-gives on more inputs, without labels. `resnet-fashion` learns from the training images of
-Fashion-MNIST (without the last 1,000, where its calibration images come from) and is scored on all
-10,000 test images. The other names are cases of `tools/accuracy_cases.py`, which says what `--packages`
-holds; they learn from their calibration inputs, and are scored on others.
+gives on more inputs, without labels. `resnet-fashion` and `resnet-fashion-long` learn from the
+training images of Fashion-MNIST (without the last 1,000, where their calibration images come from)
+and are scored on all 10,000 test images. The other names are cases of `tools/accuracy_cases.py`,
+which says what `--packages` holds; they learn from their calibration inputs, and are scored on others.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ def pixels(images: np.ndarray) -> np.ndarray:
     return images[:, None].astype(np.float32) / 255
 
 
-def fashion(data: Path) -> Case:
+def fashion(data: Path, path: Path | None = None) -> Case:
+    """The zoo's network, or that of another file, with all training images to learn from."""
     test, train = read_split(data, "t10k"), read_split(data, "train")
     entry = zoo.get(FASHION)
+    path = entry.path if path is None else path
 
     def calibrate(seed: int, count: int) -> list[Feeds]:
         if count <= FITTED:
@@ -58,7 +60,15 @@ def fashion(data: Path) -> Case:
         feeds = in_batches(test.images, "pixels", pixels)
         return {"accuracy": float((joined(run, feeds).argmax(1) == test.labels).mean())}
 
-    return Case(FASHION, "accuracy", None, entry.path, calibrate, score)
+    return Case(path.stem, "accuracy", None, path, calibrate, score)
+
+
+def case_of(name: str, given: argparse.Namespace) -> Case:
+    """The case of that name; those of Fashion-MNIST learn from more than they are refitted to."""
+    if name == FASHION:
+        return fashion(given.data)
+    case = CASES[name](given.packages, given.cache)
+    return fashion(given.data, case.path) if name.startswith(FASHION) else case
 
 
 def quality(case: Case, model: ir.Model) -> dict[str, float]:
@@ -146,7 +156,7 @@ def main() -> int:
         training.perf_counter = time.process_time  # type: ignore[assignment]
     rows = []
     for name in given.names:
-        case = fashion(given.data) if name == FASHION else CASES[name](given.packages, given.cache)
+        case = case_of(name, given)
         for ratio in given.macs:
             for seed in given.seeds:
                 rows.append(row(given, case, ratio, seed))

@@ -12,7 +12,7 @@ import gzip
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +158,9 @@ def command(
     parser.add_argument("--out", type=Path, required=True, help="ONNX file; .pt goes beside it")
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER)
     parser.add_argument("--weights", type=Path, help="do not train: take this .pt")
+    parser.add_argument("--epochs", type=float, default=schedule.epochs)
     options = parser.parse_args()
+    schedule = replace(schedule, epochs=options.epochs)
 
     torch.set_num_threads(1)
     torch.manual_seed(schedule.seed)
