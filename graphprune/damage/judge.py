@@ -55,6 +55,11 @@ class Judge:
         """
         return error(self._wanted, self._outputs(model), self._scales)
 
+    def each(self, model: ir.Model) -> Array:
+        """The same of every batch alone, `(batches,)`: what a difference is to be seen against."""
+        pairs = zip(self._wanted, self._outputs(model), strict=True)
+        return np.array([error([a], [b], self._scales) for a, b in pairs])
+
     def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
         """What is compared, run from where the model differs from the original."""
         made = {v.name for v in model.graph.inputs}
@@ -101,6 +106,19 @@ def error(
         total += (squares / count) / scale if count else 0.0
     damage = total / max(len(scales), 1)
     return damage if np.isfinite(damage) else float("inf")
+
+
+def surely_less(one: Array, other: Array) -> bool:
+    """Whether `one` is less than `other` by more than two standard errors of their difference.
+
+    Args:
+        one: Damage of each batch, `(batches,)`.
+        other: Of another model on the same batches.
+    """
+    difference = other - one
+    if len(difference) < 2 or not np.isfinite(difference).all():
+        return bool(one.mean() < other.mean())
+    return bool(difference.mean() > 2 * difference.std(ddof=1) / len(difference) ** 0.5)
 
 
 def variance(batches: Sequence[Array]) -> float:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 
+import numpy as np
+
 from graphprune.errors import NothingGainedError, UnreachableTargetError
 from graphprune.options import Options
 from graphprune.stages.choose import decide_stage, rewrite_stage
@@ -193,23 +195,24 @@ def _limit(work: Work) -> _Limit:
 
 
 def _settle(work: Work) -> Work:
-    """Keep the widths whose finished model loses least: those of the curves, or plainer ones.
+    """Keep the widths of the curves, except where those of a plainer way surely lose less.
 
     The damage of groups alone does not add up where much is taken: an even ratio or one threshold may
-    then lose less. The judges are held-out inputs, those that regularisers are chosen by.
+    then lose less. The judges are held-out inputs, those that regularisers are chosen by; they are few,
+    so a difference counts from two standard errors on.
     """
     data, options = work.calibration, work.options
     if work.curves is None or data is None or data.random or not _has_budget(options):
         return work
-    from graphprune.damage.judge import Judge
+    from graphprune.damage.judge import Judge, surely_less
 
     judge = Judge(work.known_model, [b.feeds for b in data.choose], options.threads)
     ways = {"sensitivity": work}
     for scope in ("local", "global"):
         ways[scope] = replace(work, curves=None, options=replace(options, scope=scope))
-    found: dict[str, float] = {}
+    found: dict[str, np.ndarray] = {}
     plans: set[str] = set()
-    best, least = work, inf
+    best, least = work, np.array([inf])
     for name, way in ways.items():
         work.progress("compare", len(found) / len(ways))
         try:
@@ -222,14 +225,14 @@ def _settle(work: Work) -> Work:
             continue
         plans.add(made.known_plan.sha256)
         made = compensate_stage(made)
-        found[name] = judge.damage(made.result)
-        if found[name] < least:
+        found[name] = judge.each(made.result)
+        if name == "sensitivity" or surely_less(found[name], least):
             best, least = replace(way, recovered=made.recovered), found[name]
     if best.curves is not None:
         return best
     note = (
         f"widths are those of --scope {best.options.scope}: on held-out inputs they lose less "
-        f"({least:.3g}) than those of the damage curves ({found['sensitivity']:.3g})"
+        f"({least.mean():.3g}) than those of the damage curves ({found['sensitivity'].mean():.3g})"
     )
     return replace(best, asked=options, warnings=(*work.warnings, note))
 

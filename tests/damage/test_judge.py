@@ -11,7 +11,7 @@ import pytest
 from damage_nets import data, mlp
 from workbench import drawn, from_text
 
-from graphprune.damage.judge import Judge
+from graphprune.damage.judge import Judge, surely_less
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.load import load
@@ -145,3 +145,23 @@ def test_a_model_that_lost_what_is_compared_is_refused_by_name(model: ir.Model) 
     value.name = "another"
     with pytest.raises(UnsupportedModelError, match=f"'{name}', which is compared"):
         judge.damage(other)
+
+
+def test_damage_of_each_batch(model: ir.Model) -> None:
+    harmed = changed(model, w3=1.1 * weight(model, "w3"))
+    whole = Judge(model, FEEDS)
+    each = whole.each(harmed)
+    assert each.shape == (len(FEEDS),)
+    assert each.min() > 0
+    assert each.mean() == pytest.approx(whole.damage(harmed))
+
+
+def test_less_is_sure_from_two_standard_errors_on() -> None:
+    random = np.random.default_rng(0)
+    hard = random.uniform(1, 5, 16)  # some batches are hard for every model
+    assert surely_less(hard, hard + 0.2 + 0.1 * random.normal(size=16))
+    assert not surely_less(hard, hard + 0.02 + 0.5 * (-1.0) ** np.arange(16))
+    assert not surely_less(hard, hard)
+    assert surely_less(hard, np.full(16, np.inf))
+    assert not surely_less(np.full(16, np.inf), hard)
+    assert surely_less(np.array([1.0]), np.array([1.1]))
