@@ -25,7 +25,7 @@ from graphprune.threads import ahead
 
 Array = np.ndarray[Any, Any]
 
-MEMORY = 96 << 20
+MEMORY = 48 << 20
 """Bytes of chosen rows of one piece, and of what one batch gives at its layers; at most, except where
 one layer alone has more."""
 

@@ -29,7 +29,7 @@ WIDEST = 2048
 """Channels up to which covariances are taken; of wider activations variances only."""
 
 MEMORY = 384 << 20
-"""Bytes of activations that one run hands out."""
+"""Bytes of activations that are handed out at a time, of all batches that run at once."""
 
 
 class Statistics:
@@ -134,7 +134,8 @@ def collect(
         sizes: About how many elements each value has in one batch, to bound memory; a value that is
             not named is taken alone.
         threads: Of onnxruntime.
-        jobs: Threads of this process, each with a batch or a value: what is found does not depend on it.
+        jobs: Threads of this process, each with a batch (as far as memory allows) or a value: what is
+            found does not depend on it.
         seed: Of the choice of positions.
         known: What was collected before from the same model and feeds, with the same seed: it is
             taken from there, and what is collected now is added.
@@ -151,7 +152,8 @@ def collect(
         for key in everything.items()
         if key not in known or (full and not known[key].full and len(known[key].mean) <= WIDEST)
     ]
-    parts = list(_parts([name for name, _ in values], sizes or {}))
+    sizes = sizes or {}
+    parts = list(_parts([name for name, _ in values], sizes))
     axes = dict(values)
     number = {name: i for i, (name, _) in enumerate(values)}
     each = max(1, ROWS // max(len(feeds), 1))
@@ -167,7 +169,8 @@ def collect(
                     rows.append(at(chosen_rows(count, each, (seed, number[name], batch))))
                 return rows
 
-            for b, batch in enumerate(in_order(rows_of, range(len(feeds)), jobs)):
+            runs = max(1, min(jobs, MEMORY // max(sum(_size(n, sizes) for n in part), 1)))
+            for b, batch in enumerate(in_order(rows_of, range(len(feeds)), runs)):
                 for name, rows in zip(part, batch, strict=True):
                     if not np.isfinite(rows).all():
                         raise UsageError(
@@ -209,11 +212,16 @@ def chosen_rows(count: int, wanted: int, seed: Sequence[int]) -> Array:
     return np.sort(np.random.default_rng(list(seed)).choice(count, wanted, replace=False))
 
 
+def _size(name: str, sizes: Mapping[str, int]) -> int:
+    """Bytes of a value in one batch; as much as there may be where it is not known."""
+    return 4 * sizes[name] if name in sizes else MEMORY
+
+
 def _parts(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
     part: list[str] = []
     total = 0
     for name in names:
-        own = 4 * sizes[name] if name in sizes else MEMORY
+        own = _size(name, sizes)
         if part and total + own > MEMORY:
             yield part
             part, total = [], 0
