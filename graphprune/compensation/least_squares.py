@@ -120,10 +120,8 @@ class Moments:
         if not biased:
             mean_x, mean_y = self.centre()
             means.append((mean_x, mean_x, mean_y))
-        for scale, a, b in means:
-            for i in range(
-                0, xx.shape[1], _BLOCK
-            ):  # a whole outer product would not stay in a cache
+        for scale, a, b in means:  # in blocks: a whole outer product would not stay in a cache
+            for i in range(0, xx.shape[1], _BLOCK):
                 some = scale[:, i : i + _BLOCK, None]
                 xx[:, i : i + _BLOCK] += some * a[:, None]
                 xy[:, i : i + _BLOCK] += some * b[:, None]
