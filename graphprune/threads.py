@@ -31,8 +31,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
     Several processes or threads with as many BLAS threads each as there are cores wait for one another.
     """
-    import numpy.linalg  # noqa: F401
-    import scipy.linalg  # noqa: F401 (each has a library of its own, which must be there to be told)
+    import scipy.linalg  # noqa: F401 (it and numpy have a library each, which must be there to be told)
     from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
@@ -65,19 +64,17 @@ def in_order(make: Callable[[Item], Made], items: Iterable[Item], threads: int) 
 
 
 @contextmanager
-def ahead(items: Iterable[Item], most: int = 1) -> Iterator[Iterator[Item]]:
-    """The same items, of which another thread makes the next ones while one is used.
+def ahead(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
+    """The same items, of which another thread makes the next one while one is used.
 
-    Args:
-        items: Nothing is taken from them any more when the context is left.
-        most: As many are made that nobody asked for yet.
+    Nothing is taken from them any more when the context is left.
     """
     made, end = iter(items), object()
 
     def each() -> Iterator[Item]:
-        coming: deque[Future[Any]] = deque(pool.submit(next, made, end) for _ in range(most))
-        while (item := coming.popleft().result()) is not end:
-            coming.append(pool.submit(next, made, end))
+        coming: Future[Any] = pool.submit(next, made, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, made, end)
             yield item
 
     pool = ThreadPoolExecutor(1)

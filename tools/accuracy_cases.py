@@ -68,7 +68,7 @@ def resnet_fashion_long(packages: Path, cache: Path) -> Case:
     path = cache / "resnet-fashion-long.onnx"
     if not path.exists():
         raise FileNotFoundError(
-            f"python -m models_zoo.recipes.resnet_fashion --epochs 20 --out {path}  (two hours)"
+            f"python -m models_zoo.recipes.resnet_fashion --epochs 20 --out {path}"
         )
     case = resnet_fashion(packages, cache)
     return replace(
