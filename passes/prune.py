@@ -27,7 +27,7 @@ import graphprune.rules.onnx  # noqa: F401  (registers the rules)
 from graphprune.errors import UsageError
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, shape_pair
-from graphprune.onnx.unread import all_nodes, drop_unread, graphs, read_values
+from graphprune.onnx.unread import drop_unread, read_values
 from graphprune.passes.sizes import SizeWriter
 from graphprune.passes.slices import Uses, slice_initializers
 from graphprune.plan import Cut, LayerCut, Plan, pruned_shape
@@ -120,14 +120,14 @@ class _Rewrite:
     def _find_names(self) -> None:
         values: dict[str, ir.Value] = {}
         nodes: dict[tuple[str, int, str], ir.Node] = {}
-        for node in all_nodes(self.model):
+        for node in self.model.graph.all_nodes():
             for i, read in enumerate(node.inputs):
                 if read is not None and is_weight(read):
                     nodes.setdefault((node_name(node), i, read.name or ""), node)
             for value in node.outputs:
                 if value.name:
                     values[value.name] = value
-        for graph in graphs(self.model):
+        for graph in (self.model.graph, *self.model.graph.subgraphs()):
             for value in graph.inputs:
                 if value.name:
                     values[value.name] = value
@@ -159,7 +159,7 @@ class _Rewrite:
 
     def _collect(self) -> _Edits:
         edits = _Edits()
-        for node in all_nodes(self.model):
+        for node in self.model.graph.all_nodes():
             version = self.model.opset_imports.get(node.domain)
             rule = registry.find(node.domain, node.op_type, version)
             if rule is None or not self._touched(node) or self._hollow(node):
@@ -218,7 +218,7 @@ class _Rewrite:
             for value, old in shapes.values.items()
             if value not in new or not np.array_equal(new[value], old)
         }
-        for node in all_nodes(self.model):
+        for node in self.model.graph.all_nodes():
             if (node.outputs and all(v in known for v in node.outputs)) or self._hollow(node):
                 continue
             for i, value in enumerate(node.inputs):

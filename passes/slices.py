@@ -6,7 +6,6 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.onnx.names import FreshNames
-from graphprune.onnx.unread import all_nodes, graphs
 from graphprune.plan import Cut, pruned_shape, take
 from graphprune.rules.context import is_weight
 
@@ -22,11 +21,11 @@ def slice_initializers(model: ir.Model, uses: Uses, names: FreshNames) -> None:
     copies: dict[tuple[ir.Value, bytes], ir.Value] = {}
     whole = {
         value
-        for node in all_nodes(model)
+        for node in model.graph.all_nodes()
         for i, value in enumerate(node.inputs)
         if value is not None and is_weight(value) and (node, i) not in uses
     }
-    whole.update(v for graph in graphs(model) for v in graph.outputs)
+    whole.update(v for graph in (model.graph, *model.graph.subgraphs()) for v in graph.outputs)
     renamed: list[tuple[ir.Value, str]] = []
     for (node, i), cuts in uses.items():
         original = node.inputs[i]

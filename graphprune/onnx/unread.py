@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
-
-
-def graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The top graph and all bodies."""
-    yield model.graph
-    for node in all_nodes(model):
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield attribute.as_graph()
-
-
-def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Of the top graph and all bodies."""
-    return iter(ir.traversal.RecursiveGraphIterator(model.graph))
 
 
 def read_values(model: ir.Model) -> set[ir.Value]:
     """Everything that some node reads."""
-    return {v for node in all_nodes(model) for v in node.inputs if v is not None}
+    return {v for node in model.graph.all_nodes() for v in node.inputs if v is not None}
 
 
 def drop_unread(model: ir.Model, read_before: set[ir.Value]) -> None:
     """Nodes and initializers that were read before and are not any more."""
-    bodies = list(graphs(model))
+    bodies = [model.graph, *model.graph.subgraphs()]
     for graph in bodies:
         outputs = set(graph.outputs)
         for node in reversed(list(graph)):

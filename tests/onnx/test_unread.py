@@ -5,7 +5,7 @@ from __future__ import annotations
 from workbench import drawn, from_text
 
 from graphprune.onnx.load import load
-from graphprune.onnx.unread import all_nodes, drop_unread, graphs, read_values
+from graphprune.onnx.unread import drop_unread, read_values
 
 TEXT = "a = MatMul (x, w) b = Relu (a) c = MatMul (x, v) d = Relu (c) y = Add (b, d)"
 
@@ -27,12 +27,4 @@ def test_bodies_are_part_of_the_model() -> None:
     )
     proto = from_text(text, {"w": drawn(8, 4)}, inputs="float[N, 8] x, bool flag")
     model = load(proto).model
-    assert len(list(graphs(model))) == 3
-    assert sorted(n.op_type for n in all_nodes(model)) == [
-        "Identity",
-        "If",
-        "MatMul",
-        "MatMul",
-        "Relu",
-    ]
     assert {v.name for v in read_values(model)} >= {"x", "w", "e", "flag", "q"}
