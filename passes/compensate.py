@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,20 @@ from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.least_squares import FIRST, Moments, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
 from graphprune.compensation.targets import Target, find_targets, mixed_target
-from graphprune.compensation.wanted import Wanted, wanted_rows
+from graphprune.compensation.wanted import Reference, Wanted, made_outputs
 from graphprune.freed import give_back
 from graphprune.onnx.names import FreshNames
 from graphprune.plan import Plan
 from graphprune.rules.context import node_name
-from graphprune.threads import ahead
+from graphprune.threads import ahead, at_once
 
 __all__ = ["CompensatePass", "LayerFit"]
 
 Array = np.ndarray[Any, Any]
 Feeds = Sequence[Mapping[str, Array]]
+
+BLOCK = 1024
+"""Rows whose products are summed at a time: of fewer, adding them up takes longer than they do."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ class CompensatePass(ir.passes.InPlacePass):
         progress: Called with the share that is done.
         mixed: Layers whose dims inside heads were mixed (`graphprune.compensation.rotation`).
 
-    After the call `layers` says what happened to each layer and `left` names linear or recurrent
-    layers behind a cut that are not of a kind that is refitted.
+    After the call `layers` says what happened to each layer, `left` names linear or recurrent
+    layers behind a cut that are not of a kind that is refitted, and `outputs` are those of the
+    original and of the refitted model on the inputs to choose by.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class CompensatePass(ir.passes.InPlacePass):
         self.mixed = mixed or {}
         self.layers: tuple[LayerFit, ...] = ()
         self.left: tuple[str, ...] = ()
+        self.outputs: tuple[list[dict[str, Array]], list[dict[str, Array]]] = [], []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Refit in place. Raises UnsupportedModelError where a model does not run on the inputs."""
@@ -104,9 +110,10 @@ class CompensatePass(ir.passes.InPlacePass):
         names = FreshNames(model)
         done: list[LayerFit] = []
         first = FIRST
+        stops = [*sources, made_outputs(model)]
         with (
-            Frontier(model, self.feeds, sources, threads=self.threads) as pruned,
-            wanted_rows(
+            Frontier(model, self.feeds, stops, threads=self.threads) as pruned,
+            Reference(
                 self.original,
                 targets,
                 self.feeds,
@@ -114,26 +121,20 @@ class CompensatePass(ir.passes.InPlacePass):
                 self.dims,
                 threads=self.threads,
                 seed=self.seed,
-            ) as wanted,
+            ) as reference,
         ):
-            for i, (target, rows) in enumerate(zip(targets, wanted, strict=True)):
-                with ahead(_pairs(target, pruned.advance(i), rows)) as pairs:
-                    fit, choose = self._moments(target, pairs)
-                done.append(_refit(target, fit, choose, names, first))
+            for i, (target, rows) in enumerate(zip(targets, reference.layers, strict=True)):
+                pairs = _pairs(target, pruned.advance(i), rows)
+                with ahead(_blocks(pairs, self.fitting)) as blocks:
+                    fit, choose = _moments(target, blocks)
+                done.append(_refit(target, fit, choose, names, first, at_once(self.threads)))
                 first = found if (found := done[-1].lam) and math.isfinite(found) else first
                 give_back()
                 self.progress((i + 1) / len(targets))
+            own = list(pruned.advance(len(targets), self.fitting))
+            self.outputs = reference.outputs(self.fitting), own
         self.layers = tuple(done)
         return ir.passes.PassResult(model, modified=any(d.lam is not None for d in done))
-
-    def _moments(
-        self, target: Target, pairs: Iterable[tuple[Array, Array]]
-    ) -> tuple[Moments, Moments]:
-        """Sums over the rows to fit to, and over those to choose by."""
-        fit, choose = (Moments(*target.layer.weights.shape) for _ in range(2))
-        for b, (x, y) in enumerate(pairs):
-            (fit if b < self.fitting else choose).add(x, y)
-        return fit, choose
 
 
 def _pairs(
@@ -154,8 +155,41 @@ def _pairs(
         yield x, y.reshape(len(y), groups, outputs).transpose(1, 0, 2)
 
 
+def _blocks(
+    pairs: Iterable[tuple[Array, Array]], fitting: int
+) -> Iterator[tuple[bool, Array, Array]]:
+    """The same rows, at least `BLOCK` at a time, and whether they are of the first `fitting` pairs."""
+    each = iter(pairs)
+    for fits, batches in ((True, islice(each, fitting)), (False, each)):
+        held: list[tuple[Array, Array]] = []
+        for pair in batches:
+            held.append(pair)
+            if sum(x.shape[1] for x, _ in held) >= BLOCK:
+                yield fits, *_joined(held)
+                held = []
+        if held:
+            yield fits, *_joined(held)
+
+
+def _joined(pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    if len(pairs) == 1:
+        return pairs[0]
+    x, y = (np.concatenate(arrays, axis=1) for arrays in zip(*pairs, strict=True))
+    return x, y
+
+
+def _moments(
+    target: Target, blocks: Iterable[tuple[bool, Array, Array]]
+) -> tuple[Moments, Moments]:
+    """Sums over the rows to fit to, and over those to choose by."""
+    fit, choose = (Moments(*target.layer.weights.shape) for _ in range(2))
+    for fits, x, y in blocks:
+        (fit if fits else choose).add(x, y)
+    return fit, choose
+
+
 def _refit(
-    target: Target, fit: Moments, choose: Moments, names: FreshNames, first: float
+    target: Target, fit: Moments, choose: Moments, names: FreshNames, first: float, jobs: int
 ) -> LayerFit:
     layer = target.layer
     groups, _, outputs = layer.weights.shape
@@ -169,6 +203,7 @@ def _refit(
         biased=layer.biased,
         importance=importance / (importance.max() or 1.0),
         first=first,
+        jobs=jobs,
     )
     if found is None:
         return LayerFit(name)

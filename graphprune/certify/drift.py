@@ -95,7 +95,7 @@ def compare_io(
     names = [v.name or "" for v in original.graph.outputs]
     return Drift(
         tuple(differences),
-        tuple(_drift(name, pairs) for name in names),
+        between(names, *zip(*pairs, strict=True)),
         tuple(dict(b) for b, _ in runs),
     )
 
@@ -130,14 +130,24 @@ def compare_each(
 ) -> list[tuple[OutputDrift, ...]]:
     """The same for several models; the original runs once."""
     jobs = at_once(threads)
-    with Session(original, threads=threads) as session:
+    with Session(original, threads=threads, arena=True) as session:
         wanted = list(in_order(session.run, feeds, jobs))
+    names = [v.name or "" for v in original.graph.outputs]
     found = []
     for model in others:
-        with Session(model, threads=threads) as session:
-            pairs = list(zip(wanted, in_order(session.run, feeds, jobs), strict=True))
-        found.append(tuple(_drift(v.name or "", pairs) for v in original.graph.outputs))
+        with Session(model, threads=threads, arena=True) as session:
+            found.append(between(names, wanted, list(in_order(session.run, feeds, jobs))))
     return found
+
+
+def between(
+    names: Sequence[str],
+    before: Sequence[Mapping[str, Array]],
+    after: Sequence[Mapping[str, Array]],
+) -> tuple[OutputDrift, ...]:
+    """How far outputs moved, from what was found for each batch."""
+    pairs = list(zip(before, after, strict=True))
+    return tuple(_drift(name, pairs) for name in names)
 
 
 def _drift(name: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> OutputDrift:

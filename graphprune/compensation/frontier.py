@@ -22,7 +22,7 @@ from graphprune.onnx.trace import captured
 
 Array = np.ndarray[Any, Any]
 
-MEMORY = 160 << 20
+MEMORY = 128 << 20
 """Bytes of activations that one frontier keeps in memory."""
 
 DISK = 2 << 30
@@ -73,8 +73,12 @@ class Frontier:
     ) -> None:
         self._shelf.close()
 
-    def advance(self, stop: int) -> Iterator[dict[str, Array]]:
+    def advance(self, stop: int, first: int = 0) -> Iterator[dict[str, Array]]:
         """What the stop asks for, batch by batch. Stops come in order; some may be left out.
+
+        Args:
+            stop: By number.
+            first: The batch to begin with: those before it stay where they are.
 
         Raises UnsupportedModelError where the model does not run on the inputs. All batches must
         be taken before the next stop.
@@ -83,7 +87,8 @@ class Frontier:
         self._at = stop
         sessions: dict[int, Session | None] = {}
         try:
-            for batch, feed in enumerate(self._feeds):
+            for batch in range(first, len(self._feeds)):
+                feed = self._feeds[batch]
                 known = {**feed, **self._shelf.get(batch)}
                 reached = self._reached[batch]
                 if reached not in sessions:
@@ -105,7 +110,7 @@ class Frontier:
         outputs = [n for n in asked if n not in known]
         if not outputs:
             return None
-        return Session(part(self._model, known, outputs), threads=self._threads)
+        return Session(part(self._model, known, outputs), threads=self._threads, arena=True)
 
 
 def _live_values(graph: ir.Graph, stops: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

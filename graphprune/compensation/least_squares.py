@@ -10,13 +10,16 @@ chosen by are fitted to as well, where rows are few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+
+from graphprune.cholesky import Cholesky
+from graphprune.threads import in_order
 
 Array = np.ndarray[Any, Any]
 
@@ -55,6 +58,8 @@ class Moments:
         self.y = np.zeros((groups, outputs))
         self.yy = np.zeros((groups, outputs))
         self.origin: tuple[Array, Array] | None = None
+        self._products = [np.empty(a.shape, np.float32) for a in (self.xx, self.xy)]
+        """Room for those of one batch: to ask the system for it each time takes longer than they do."""
 
     def add(self, x: Array, y: Array) -> None:
         """Count in `x` `(g, rows, inputs)` and `y` `(g, rows, outputs)`."""
@@ -66,23 +71,22 @@ class Moments:
         x, y = x - self.origin[0][:, None], y - self.origin[1][:, None]
         turned = x.transpose(0, 2, 1)
         self.count += x.shape[1]
-        self.xx += turned @ x
-        self.xy += turned @ y
+        self.xx += np.matmul(turned, x, out=self._products[0])
+        self.xy += np.matmul(turned, y, out=self._products[1])
         self.x += x.sum(1, dtype=np.float64)
         self.y += y.sum(1, dtype=np.float64)
         self.yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
 
-    def __add__(self, other: Moments) -> Moments:
-        """Of the rows of both. The other is used up: it takes this one's origin."""
+    def __iadd__(self, other: Moments) -> Moments:
+        """Count in the rows of another, which is used up: it takes this one's origin."""
         if self.origin is None or other.origin is None:
             return other if self.origin is None else self
-        total = Moments(*self.xy.shape)
-        total.origin = self.origin
         other._move(*self.origin)
-        total.count = self.count + other.count
+        self.count += other.count
         for name in ("xx", "xy", "x", "y", "yy"):
-            setattr(total, name, getattr(self, name) + getattr(other, name))
-        return total
+            sums = getattr(self, name)
+            sums += getattr(other, name)
+        return self
 
     def _move(self, x: Array, y: Array) -> None:
         """Take the sums around another origin."""
@@ -115,16 +119,19 @@ class Moments:
         """Mean of x x^T and x y^T: around the means where there is a bias, else around zero."""
         n = max(self.count, 1)
         x, y = self.x / n, self.y / n
-        xx, xy = self.xx / n, self.xy / n
+        xx, xy = np.empty_like(self.xx), np.empty_like(self.xy)
         means = [(-x, x, y)]
         if not biased:
             mean_x, mean_y = self.centre()
             means.append((mean_x, mean_x, mean_y))
-        for scale, a, b in means:  # in blocks: a whole outer product would not stay in a cache
-            for i in range(0, xx.shape[1], _BLOCK):
-                some = scale[:, i : i + _BLOCK, None]
-                xx[:, i : i + _BLOCK] += some * a[:, None]
-                xy[:, i : i + _BLOCK] += some * b[:, None]
+        for i in range(0, xx.shape[1], _BLOCK):  # a whole outer product would not stay in a cache
+            rows = np.s_[:, i : i + _BLOCK]
+            np.divide(self.xx[rows], n, out=xx[rows])
+            np.divide(self.xy[rows], n, out=xy[rows])
+            for scale, a, b in means:
+                some = scale[rows][:, :, None]
+                xx[rows] += some * a[:, None]
+                xy[rows] += some * b[:, None]
         return xx, xy
 
     def energy(self) -> Array:
@@ -173,17 +180,19 @@ def refit(
     biased: bool = True,
     importance: Array | None = None,
     first: float = FIRST,
+    jobs: int = 1,
 ) -> Fit | None:
     """The best weights by the error on held-out rows; None where none are better than what is.
 
     Args:
-        fit: Of the rows to fit.
+        fit: Of the rows to fit. Used up.
         held_out: Of rows to choose by. Used up.
         weights: `(g, inputs, outputs)`, those that are there.
         bias: `(g, outputs)`, the same.
         biased: Whether a bias may be set.
         importance: Of the squared error of each output, `(g, outputs)`; None for equal ones.
         first: The regulariser to try first: that of a layer like this one saves time.
+        jobs: Threads; what is found does not depend on it.
     """
     share = np.ones_like(bias) if importance is None else importance
     scale = float((share * held_out.energy()).sum())
@@ -192,17 +201,17 @@ def refit(
         return None
     ridge = _Ridge(fit, weights, bias, biased)
     columns = _spread(weights.shape[2])
-    lambdas = (*LAMBDAS, np.inf)
-    start = lambdas.index(first)
-    best = _best(ridge, held_out.only(columns), share[:, columns], columns, lambdas, start)
-    found, constant = ridge.solve(lambdas[best])
+    some = held_out.only(columns), share[:, columns]
+    lam, solver = _best(ridge, *some, columns, first, jobs)
+    found, constant = ridge.solve(solver)
     after = float((share * held_out.error(found, constant)).sum())
     if not after < before * (1 - _LEAST_GAIN):
         return None
     if fit.count < _ENOUGH * weights.shape[1]:
-        ridge = _Ridge(fit + held_out, weights, bias, biased)
-        found, constant = ridge.solve(lambdas[best])
-    return Fit(found, constant, float(lambdas[best]), before / scale, after / scale)
+        fit += held_out
+        ridge = _Ridge(fit, weights, bias, biased)
+        found, constant = ridge.solve(ridge.solver(lam))
+    return Fit(found, constant, lam, before / scale, after / scale)
 
 
 def _spread(outputs: int) -> Array:
@@ -211,26 +220,34 @@ def _spread(outputs: int) -> Array:
 
 
 def _best(
-    ridge: _Ridge,
-    held_out: Moments,
-    share: Array,
-    columns: Array,
-    lambdas: Sequence[float],
-    start: int,
-) -> int:
-    """Which regulariser leaves the least error of some outputs on the rows held out."""
+    ridge: _Ridge, held_out: Moments, share: Array, columns: Array, first: float, jobs: int
+) -> tuple[float, _Solver | None]:
+    """The regulariser that leaves the least error of some outputs on the rows held out."""
+    lambdas = (*LAMBDAS, np.inf)
+    start = lambdas.index(first)
     errors: dict[int, float] = {}
+    kept: tuple[int, _Solver | None] = start, None
+
+    def measured(i: int) -> tuple[float, _Solver | None]:
+        solver = ridge.solver(lambdas[i])
+        found, constant = ridge.solve(solver, columns)
+        return float((share * held_out.error(found, constant)).sum()), solver
+
+    def measure(*wanted: int) -> None:
+        nonlocal kept
+        for i, (error, solver) in zip(wanted, in_order(measured, wanted, jobs), strict=True):
+            if error < min(errors.values(), default=np.inf):
+                kept = i, solver
+            errors[i] = error
 
     def error(i: int) -> float:
         if i not in errors:
-            found, constant = ridge.solve(lambdas[i], columns)
-            value = float((share * held_out.error(found, constant)).sum())
-            if value < min(errors.values(), default=np.inf):
-                ridge.keep()
-            errors[i] = value
+            measure(i)
         return errors[i]
 
-    return _lowest(error, len(lambdas), start)
+    measure(start, start - 1 if start else 1)  # both are needed in any case
+    best = _lowest(error, len(lambdas), start)
+    return lambdas[best], kept[1] if kept[0] == best else ridge.solver(lambdas[best])
 
 
 def _lowest(function: Any, count: int, start: int) -> int:
@@ -253,27 +270,25 @@ class _Ridge:
         self._weights, self._bias, self._biased = weights, bias, biased
         self._centre = moments.centre()
         self._scale = np.einsum("gii->gi", self._covariance).mean(1)
-        self._last: tuple[float, _Solver] | None = None
-        self._kept: tuple[float, _Solver] | None = None
 
-    def solve(self, lam: float, columns: Array | slice = slice(None)) -> tuple[Array, Array]:
+    def solver(self, lam: float) -> _Solver | None:
+        """What solves with one regulariser; None where it is infinite."""
+        if not np.isfinite(lam):
+            return None
+        least = 1e-12 * (self._scale.max(initial=0.0) or 1.0)
+        return _solver(self._covariance, lam * self._scale + least)
+
+    def solve(
+        self, solver: _Solver | None, columns: Array | slice = slice(None)
+    ) -> tuple[Array, Array]:
         """Weights and bias of some outputs."""
         found = self._weights[:, :, columns]
-        if np.isfinite(lam):
-            if self._kept is None or self._kept[0] != lam:
-                least = 1e-12 * (self._scale.max(initial=0.0) or 1.0)
-                self._last = lam, _solver(self._covariance, lam * self._scale + least)
-            else:
-                self._last = self._kept
-            found = found + self._last[1](self._right[:, :, columns])
+        if solver is not None:
+            found = found + solver(self._right[:, :, columns])
         if not self._biased:
             return found, self._bias[:, columns]
         x, y = self._centre
         return found, y[:, columns] - (x[:, None] @ found)[:, 0]
-
-    def keep(self) -> None:
-        """What was factorised last is solved with again."""
-        self._kept = self._last
 
 
 _Solver = Callable[[Array], Array]
@@ -284,16 +299,9 @@ def _solver(covariance: Array, ridge: Array) -> _Solver:
     if len(covariance) > 8:
         eye = np.eye(covariance.shape[1])
         return partial(np.linalg.solve, covariance + ridge[:, None, None] * eye)
-    from scipy.linalg import cho_factor, cho_solve
-
     factors = []
     for g, matrix in enumerate(covariance):
-        system = matrix.copy().T  # symmetric, in the order that LAPACK overwrites
+        system = matrix.copy()
         system[np.diag_indices_from(system)] += ridge[g]
-        factors.append(cho_factor(system, lower=True, overwrite_a=True, check_finite=False))
-
-    def solve(right: Array) -> Array:
-        pairs = zip(factors, right, strict=True)
-        return np.stack([cho_solve(factor, r, check_finite=False) for factor, r in pairs])
-
-    return solve
+        factors.append(Cholesky(system))
+    return lambda right: np.stack([f.solve(r) for f, r in zip(factors, right, strict=True)])

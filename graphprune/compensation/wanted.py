@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ import onnx_ir as ir
 from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.linear import output_rows
 from graphprune.compensation.targets import Target, rows_per_sample
+from graphprune.data.room import batch_sizes
 from graphprune.plan import take
-from graphprune.scoring.run import batch_sizes
 from graphprune.scoring.statistics import chosen_rows
 from graphprune.threads import ahead
 
@@ -45,18 +45,8 @@ class Wanted:
     rows: Array
 
 
-@contextmanager
-def wanted_rows(
-    original: ir.Model,
-    targets: Sequence[Target],
-    feeds: Sequence[Mapping[str, Array]],
-    sizes: Sequence[int],
-    dims: Mapping[str, Sequence[int]],
-    *,
-    threads: int = 1,
-    seed: int = 0,
-) -> Iterator[Iterator[list[Wanted]]]:
-    """For one target after the other, batch by batch, what its layer should give.
+class Reference:
+    """What the original makes of the inputs; a context.
 
     Args:
         original: Canonical.
@@ -66,34 +56,64 @@ def wanted_rows(
         dims: Shapes of the original's values at any binding, to bound memory.
         threads: Of onnxruntime.
         seed: Of the choice of rows.
-
-    Raises UnsupportedModelError, when a layer is asked for, where the model does not run.
     """
-    elements = batch_sizes(original, feeds, dims)
-    pieces = list(_pieces(targets, sum(sizes), elements))
-    stops = [[targets[i].value for i in piece] for piece in pieces]
 
-    def rows(index: int, batch: int, value: Array) -> Wanted:
-        target = targets[index]
-        y = take(value, target.cuts)
-        count = y.size // math.prod(y.shape[a] for a in target.layer.axes)
-        wanted = rows_per_sample(target, sum(sizes)) * sizes[batch]
-        chosen = chosen_rows(count, wanted, (seed, index, batch))
-        return Wanted(y.shape, chosen, output_rows(target.layer, y, chosen))
+    def __init__(
+        self,
+        original: ir.Model,
+        targets: Sequence[Target],
+        feeds: Sequence[Mapping[str, Array]],
+        sizes: Sequence[int],
+        dims: Mapping[str, Sequence[int]],
+        *,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self._targets, self._sizes, self._seed = targets, sizes, seed
+        self._pieces = list(_pieces(targets, sum(sizes), batch_sizes(original, feeds, dims)))
+        stops = [[targets[i].value for i in piece] for piece in self._pieces]
+        self._frontier = Frontier(
+            original, feeds, [*stops, made_outputs(original)], threads=threads
+        )
+        self._context = ExitStack()
 
-    def made(frontier: Frontier) -> Iterator[list[list[Wanted]]]:
-        for stop, piece in enumerate(pieces):
+    def __enter__(self) -> Reference:
+        self._context.enter_context(self._frontier)
+        pieces = self._context.enter_context(ahead(self._made()))
+        self.layers: Iterator[list[Wanted]] = (layer for piece in pieces for layer in piece)
+        """For one target after the other, batch by batch, what its layer should give.
+
+        Raises UnsupportedModelError, when a layer is asked for, where the model does not run.
+        """
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._context.close()
+
+    def outputs(self, first: int) -> list[dict[str, Array]]:
+        """The outputs for the batches from `first` on; when all layers were taken."""
+        return list(self._frontier.advance(len(self._pieces), first))
+
+    def _made(self) -> Iterator[list[list[Wanted]]]:
+        for stop, piece in enumerate(self._pieces):
             found: list[list[Wanted]] = [[] for _ in piece]
-            for b, values in enumerate(frontier.advance(stop)):
+            for b, values in enumerate(self._frontier.advance(stop)):
                 for of, i in zip(found, piece, strict=True):
-                    of.append(rows(i, b, values[targets[i].value]))
+                    of.append(self._rows(i, b, values[self._targets[i].value]))
             yield found
 
-    with (
-        Frontier(original, feeds, stops, threads=threads) as frontier,
-        ahead(made(frontier)) as each,
-    ):
-        yield (layer for piece in each for layer in piece)
+    def _rows(self, index: int, batch: int, value: Array) -> Wanted:
+        target = self._targets[index]
+        y = take(value, target.cuts)
+        count = y.size // math.prod(y.shape[a] for a in target.layer.axes)
+        wanted = rows_per_sample(target, sum(self._sizes)) * self._sizes[batch]
+        chosen = chosen_rows(count, wanted, (self._seed, index, batch))
+        return Wanted(y.shape, chosen, output_rows(target.layer, y, chosen))
+
+
+def made_outputs(model: ir.Model) -> list[str]:
+    """Names of the outputs that a node makes."""
+    return [v.name or "" for v in model.graph.outputs if v.producer() is not None]
 
 
 def _pieces(

@@ -16,10 +16,10 @@ import onnx_ir as ir
 
 from graphprune.analysis.groups import Group
 from graphprune.compensation.linear import Linear, linear_of, write_back
+from graphprune.data.room import batch_sizes
 from graphprune.onnx.names import FreshNames
 from graphprune.plan import Cut, Plan, take
 from graphprune.rules.context import node_name
-from graphprune.scoring.run import batch_sizes
 from graphprune.scoring.statistics import Known, Statistics, collect
 
 Array = np.ndarray[Any, Any]

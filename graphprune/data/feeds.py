@@ -106,7 +106,7 @@ def read_calibration(
             left -= batch.samples
         if left <= 0:
             break
-    if all(_divisible(b.feeds, inputs) for b in batches):
+    if all(divisible(b.feeds, inputs) for b in batches):
         even = evened(model, [b.feeds for b in batches], size)
         if even is not None:
             batches = [Batch(f, len(next(iter(f.values())))) for f in even]
@@ -143,7 +143,7 @@ def _batches(
             yield Batch(feeds, 1)
         return
     checked = {n: _checked(a, inputs[n], item.name, not whole) for n, a in arrays.items()}
-    if whole and not _divisible(checked, inputs):
+    if whole and not divisible(checked, inputs):
         yield Batch(checked, 1)
         return
     count = min(_count(checked, item.name), left)
@@ -157,7 +157,7 @@ def _batches(
 
 
 def _singles(batch: Batch, inputs: Mapping[str, ir.Value]) -> list[Batch]:
-    if batch.samples == 1 or not _divisible(batch.feeds, inputs):
+    if batch.samples == 1 or not divisible(batch.feeds, inputs):
         return [batch]
     return [
         Batch({n: a[i : i + 1] for n, a in batch.feeds.items()}, 1) for i in range(batch.samples)
@@ -220,7 +220,7 @@ def _first_dim(value: ir.Value) -> int | str | None:
     return dim if isinstance(dim, int) and dim >= 0 else "?"
 
 
-def _divisible(feeds: Mapping[str, Array], inputs: Mapping[str, ir.Value]) -> bool:
+def divisible(feeds: Mapping[str, Array], inputs: Mapping[str, ir.Value]) -> bool:
     """Whether the first axis counts samples in every input, by what the file says."""
     lengths = {a.shape[0] if a.ndim else 0 for a in feeds.values()}
     return len(lengths) == 1 and all(_first_dim(v) == "?" for v in inputs.values())

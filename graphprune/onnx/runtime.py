@@ -44,7 +44,8 @@ class Session:
         lean: Keep memory low: no fusions, no rearranged copies of weights, so that external data
             stays mapped. Slower.
         arena: Keep memory of activations for the next run, as onnxruntime does by default: for
-            timing. Else it is given back, of which there is much where sessions are many.
+            timing, and where a session runs for many batches and is closed then. Else it is given
+            back, of which there is much where sessions are many.
 
     Raises:
         UnsupportedModelError: onnxruntime does not load the model; the message names the node.

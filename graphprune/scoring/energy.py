@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.cholesky import Cholesky
 from graphprune.scoring.readers import Reader
 from graphprune.scoring.statistics import Statistics
 
@@ -24,15 +25,10 @@ _BLOCK = 64
 
 def _inverse(matrix: Array) -> Array:
     """Of a symmetric positive definite matrix."""
-    from scipy.linalg.lapack import dpotrf, dpotri
-
-    factor, failed = dpotrf(matrix, lower=1)
-    if not failed:
-        lower, failed = dpotri(factor, lower=1)
-    if failed:  # not so definite, by rounding
+    try:
+        return Cholesky(matrix.copy()).inverse()
+    except np.linalg.LinAlgError:  # not so definite, by rounding
         return np.asarray(np.linalg.inv(matrix))
-    lower = np.tril(lower)
-    return np.asarray(lower + np.tril(lower, -1).T)
 
 
 class _Precision:
@@ -40,52 +36,63 @@ class _Precision:
 
     What each channel takes with it is a column; columns are subtracted from the inverse a block at a
     time, as one matrix product, and rows of channels that left are dropped then.
+
+    Args:
+        reader: What reads the channels.
+        statistics: Of what it reads.
     """
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, reader: Reader, statistics: Statistics) -> None:
         variance = statistics.variance
-        self.floor = _SHRINK * (float(variance.mean()) or 1.0)
-        self.left = np.ones(variance.size, bool)
+        total = float((variance * reader.energy).sum()) or 1.0
+        self._floor = _SHRINK * (float(variance.mean()) or 1.0)
         covariance = statistics.covariance
-        self.inverse: Array | None = None
-        self.diagonal = 1 / (variance + self.floor)  # too wide: as if channels were independent
+        self._inverse: Array | None = None
+        self._diagonal = 1 / (variance + self._floor)  # too wide: as if channels were independent
         if covariance is not None:
-            self.inverse = _inverse(covariance + self.floor * np.eye(len(covariance)))
-            self.diagonal = np.diagonal(self.inverse).copy()
-            self.rows = np.arange(variance.size)  # channel of each row that is still there
-            self.columns = np.zeros((variance.size, _BLOCK))
-            self.count = 0
+            self._inverse = _inverse(covariance + self._floor * np.eye(len(covariance)))
+            self._diagonal = np.diagonal(self._inverse).copy()
+        self._rows = np.arange(variance.size)  # channel of each row that is still there
+        self._left = np.ones(variance.size, bool)
+        self._units = np.where(reader.units >= 0, reader.units, reader.units.max() + 1)
+        self._shares = reader.energy / total
+        self._pending = np.zeros((_BLOCK, variance.size))
+        self._count = 0
 
-    def residual(self) -> Array:
-        """Variance of each channel that the others do not explain; 0 for those that left."""
-        rest = 1 / np.maximum(self.diagonal, 1e-30) - self.floor
-        return np.where(self.left, np.maximum(rest, 0), 0)
+    def costs(self, size: int) -> Array:
+        """What of each unit the channels that are left do not explain; of no meaning for those that left."""
+        rest = 1 / np.maximum(self._diagonal, 1e-30)
+        rest -= self._floor
+        np.maximum(rest, 0, out=rest)
+        rest *= self._shares
+        return np.bincount(self._units, weights=rest, minlength=size)[:size]
 
     def take(self, channel: int) -> None:
         """A channel leaves."""
-        self.left[channel] = False
-        if self.inverse is None:
+        row = int(np.searchsorted(self._rows, channel))
+        self._left[row] = False
+        if self._inverse is None:
             return
-        row = int(np.searchsorted(self.rows, channel))
-        pending = self.columns[:, : self.count]
-        column = self.inverse[row] - pending @ pending[row]  # symmetric
+        pending = self._pending[: self._count]
+        column = self._inverse[row] - pending[:, row] @ pending  # symmetric
         if column[row] <= 0:  # explained altogether: nothing else changes
             return
         column /= np.sqrt(column[row])
-        self.columns[:, self.count] = column
-        self.count += 1
-        self.diagonal[self.rows] -= column**2
-        if self.count == _BLOCK:
-            self._subtract(self.columns)
+        self._pending[self._count] = column
+        self._count += 1
+        self._diagonal -= column**2
+        if self._count == _BLOCK:
+            self._subtract()
 
-    def _subtract(self, pending: Array) -> None:
-        assert self.inverse is not None
-        stay = self.left[self.rows]
-        pending = pending[stay]
-        self.inverse = self.inverse[np.ix_(stay, stay)] - pending @ pending.T
-        self.rows = self.rows[stay]
-        self.columns = np.zeros((self.rows.size, _BLOCK))
-        self.count = 0
+    def _subtract(self) -> None:
+        assert self._inverse is not None
+        stay = np.flatnonzero(self._left)
+        pending = self._pending[:, stay]
+        self._inverse = self._inverse[np.ix_(stay, stay)] - pending.T @ pending
+        for name in ("_rows", "_left", "_units", "_shares", "_diagonal"):
+            setattr(self, name, getattr(self, name)[stay])
+        self._pending = np.zeros((_BLOCK, stay.size))
+        self._count = 0
 
 
 def residual_energy(size: int, readers: Sequence[tuple[Reader, Statistics]]) -> Array:
@@ -95,23 +102,17 @@ def residual_energy(size: int, readers: Sequence[tuple[Reader, Statistics]]) -> 
         size: Units of the group.
         readers: The layers that read it, with the statistics of what they read.
     """
-    precisions = [_Precision(s) for _, s in readers]
-    columns, weights = [], []
-    for reader, statistics in readers:
-        total = float((statistics.variance * reader.energy).sum()) or 1.0
-        columns.append([np.flatnonzero(reader.units == u) for u in range(size)])
-        weights.append(reader.energy / total)
-    left = np.ones(size, bool)
+    precisions = [_Precision(reader, statistics) for reader, statistics in readers]
+    columns = [[np.flatnonzero(r.units == u) for u in range(size)] for r, _ in readers]
+    gone = np.zeros(size)
     result = np.zeros(size)
     highest = 0.0
     for step in range(size):
-        cost = np.zeros(size)
-        for (reader, _), precision, share in zip(readers, precisions, weights, strict=True):
-            here = reader.units >= 0
-            own = (share * precision.residual())[here]
-            cost += np.bincount(reader.units[here], weights=own, minlength=size)
-        unit = int(np.where(left, cost, np.inf).argmin())
-        left[unit] = False
+        cost = gone.copy()
+        for precision in precisions:
+            cost += precision.costs(size)
+        unit = int(cost.argmin())
+        gone[unit] = np.inf
         highest = max(highest, float(cost[unit]))
         result[unit] = highest * (1 + 1e-9 * step)  # later ones stay first
         for precision, of in zip(precisions, columns, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
+from graphprune.data.room import batch_sizes
 from graphprune.errors import UsageError
 from graphprune.options import BEST_WITH_DATA
 from graphprune.scoring.energy import residual_energy
@@ -19,6 +19,7 @@ from graphprune.scoring.products import Product, product_energy, products_of
 from graphprune.scoring.readers import Reader, is_recurrent, readers_of, uses_of, values_read
 from graphprune.scoring.statistics import Axes, Known, collect
 from graphprune.selection.criteria import WeightOf, scores
+from graphprune.threads import in_order
 
 Array = np.ndarray[Any, Any]
 
@@ -29,6 +30,9 @@ _CRITERIA: dict[str, Callable[..., Array | None]] = {
     "flap": flap,
     "apoz": apoz,
 }
+
+_TURNS = 4
+"""Groups that each thread scores before the first of them is returned."""
 
 CRITERIA = tuple(_CRITERIA)
 """What `data_scores` knows, beside `auto`."""
@@ -116,20 +120,32 @@ def data_scores(
             values = product_energy(len(norms[name]), both)
         return norms[name] if values is None else values / (values.mean() or 1.0)
 
-    return _OnDemand(norms, of)
+    return _OnDemand(norms, of, jobs)
 
 
 class _OnDemand(Mapping[str, Array]):
-    """Scores that are computed when they are asked for, once: some are of use before all are."""
+    """Scores that are computed when they are asked for, once: some are of use before all are.
 
-    def __init__(self, names: Iterable[str], of: Callable[[str], Array]) -> None:
+    Args:
+        names: In the order in which they are asked for, mostly.
+        of: Makes the scores of one name, in any thread.
+        jobs: Threads; each time, some of the next names have theirs computed too.
+    """
+
+    def __init__(self, names: Iterable[str], of: Callable[[str], Array], jobs: int) -> None:
         self._names = tuple(names)
-        self._of = cache(of)
+        self._of = of
+        self._jobs = jobs
+        self._known: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._of(name)
+        if name not in self._known:
+            if name not in self._names:
+                raise KeyError(name)
+            left = [n for n in self._names[self._names.index(name) :] if n not in self._known]
+            some = left[: _TURNS * self._jobs] if self._jobs > 1 else [name]
+            self._known.update(zip(some, in_order(self._of, some, self._jobs), strict=True))
+        return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -145,14 +161,3 @@ def _best(group: Group) -> str:
     the head as a whole is worth.
     """
     return "activation" if group.kind == "head" else BEST_WITH_DATA
-
-
-def batch_sizes(
-    model: ir.Model, feeds: Sequence[Mapping[str, Array]], dims: Mapping[str, Sequence[int]]
-) -> dict[str, int]:
-    """About how many elements each value has in the largest batch."""
-    inputs = [v.name or "" for v in model.graph.inputs if v.name in dims]
-    known = sum(int(np.prod(dims[n], dtype=np.int64)) for n in inputs) or 1
-    fed = max((sum(a.size for n, a in f.items() if n in inputs) for f in feeds), default=known)
-    factor = fed / known
-    return {n: int(factor * int(np.prod(d, dtype=np.int64))) for n, d in dims.items()}

@@ -159,7 +159,7 @@ def collect(
     each = max(1, ROWS // max(len(feeds), 1))
     found: dict[str, Statistics] = {}
     for p, part in enumerate(parts):
-        with Session(model, threads=threads, outputs=part) as session:
+        with Session(model, threads=threads, outputs=part, arena=True) as session:
 
             def rows_of(batch: int, part: list[str] = part, run: Any = session.run) -> list[Array]:
                 results = run(feeds[batch])

@@ -80,6 +80,10 @@ def run_stage(work: Work) -> Work:
     work = _looked_at(work)
     bindings = _planned(work, one.binding, two.binding)
     shapes = shape_pair(model, *bindings)
+    if work.calibration is not None:
+        from graphprune.data.room import with_room
+
+        work = replace(work, calibration=with_room(work.calibration, model, shapes[0].dims))
     quality = () if work.metric is None else (work.metric(model),)
     return replace(
         work, bindings=bindings, shapes=shapes, trials=(one, two), timed=timed, quality=quality

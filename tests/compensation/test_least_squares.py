@@ -33,7 +33,8 @@ def test_sums_of_two_parts_are_those_of_all_rows() -> None:
     """Each part has an origin of its own."""
     x, y, weights, bias = problem(60, 0.3)
     whole = moments(x, y)
-    both = moments(x[:, :20], y[:, :20]) + moments(x[:, 20:] + 0, y[:, 20:])
+    both = moments(x[:, :20], y[:, :20])
+    both += moments(x[:, 20:] + 0, y[:, 20:])
     for biased in (False, True):
         for one, two in zip(both.normal(biased=biased), whole.normal(biased=biased), strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)

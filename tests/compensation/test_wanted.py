@@ -8,7 +8,7 @@ from workbench import Bench, drawn, from_text
 
 from graphprune.compensation import wanted as module
 from graphprune.compensation.targets import Target, find_targets
-from graphprune.compensation.wanted import wanted_rows
+from graphprune.compensation.wanted import Reference
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.runtime import Session
 from graphprune.plan import take
@@ -46,14 +46,18 @@ def test_the_rows_are_those_of_the_whole_model(
     names = [t.value for t in targets if t.value != "y"]
     with Session(bench.model, outputs=names) as session:
         whole = [session.run(feed) for feed in feeds()]
-    with wanted_rows(bench.model, targets, feeds(), SIZES, dims) as wanted:
-        for target, layer in zip(targets, wanted, strict=True):
+    with Reference(bench.model, targets, feeds(), SIZES, dims) as reference:
+        for target, layer in zip(targets, reference.layers, strict=True):
             assert len(layer) == len(SIZES)
             for given, expected in zip(layer, whole, strict=True):
                 cut = take(expected[target.value], target.cuts)
                 assert given.shape == cut.shape
                 assert np.abs(given.rows).mean() > 0.1
                 np.testing.assert_allclose(given.rows, cut[given.chosen], rtol=1e-5, atol=1e-6)
+        outputs = reference.outputs(1)
+    assert len(outputs) == len(SIZES) - 1
+    for given, expected in zip(outputs, whole[1:], strict=True):
+        np.testing.assert_allclose(given["y"], expected["y"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_piece_has_as_many_layers_as_there_is_room_for() -> None:
@@ -68,7 +72,7 @@ def test_inputs_that_do_not_fit_are_said_when_a_layer_is_asked_for() -> None:
     bench = Bench(from_text(TEXT, WEIGHTS))
     targets, dims = half(bench)
     with (
-        wanted_rows(bench.model, targets, feeds(9), SIZES, dims) as wanted,
+        Reference(bench.model, targets, feeds(9), SIZES, dims) as reference,
         pytest.raises(UnsupportedModelError, match="MatMul"),
     ):
-        next(wanted)
+        next(reference.layers)
