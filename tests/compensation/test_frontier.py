@@ -90,3 +90,12 @@ def test_a_stop_may_be_left_out() -> None:
     with Session(whole, outputs=["h"]) as session:
         for feed, got in zip(feeds, walk.advance(2), strict=True):
             np.testing.assert_allclose(got["h"], session.run(feed)["h"], atol=1e-5)
+
+
+def test_batches_may_stay_behind() -> None:
+    whole, feeds = model(), batches()
+    with Frontier(whole, feeds, [["b"], ["c"], ["h"]]) as walk, Session(whole, outputs=["h"]) as s:
+        list(walk.advance(0))
+        assert len(list(walk.advance(1, 2))) == 1
+        for feed, got in zip(feeds[1:], walk.advance(2, 1), strict=True):
+            np.testing.assert_allclose(got["h"], s.run(feed)["h"], atol=1e-5)

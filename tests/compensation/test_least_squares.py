@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from graphprune.compensation.least_squares import Moments, refit
 
@@ -114,3 +115,20 @@ def test_many_outputs_share_a_regulariser_and_each_is_fitted() -> None:
     errors = ((found.weights - weights) ** 2).mean((0, 1))
     assert errors.shape == (300,)
     assert errors.max() < 1e-3
+
+
+@pytest.mark.parametrize("noise", [0.01, 3.0])
+@pytest.mark.parametrize("first", [1e-5, 1e-2, 1.0])
+def test_threads_change_nothing(first: float, noise: float) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(1, 90, 20))
+    y = x @ rng.normal(size=(1, 20, 12)) + noise * rng.normal(size=(1, 90, 12))
+
+    def found(jobs: int) -> tuple[np.ndarray, np.ndarray, float]:
+        parts = moments(x[:, :40], y[:, :40]), moments(x[:, 40:], y[:, 40:])
+        fit = refit(*parts, np.zeros((1, 20, 12)), np.zeros((1, 12)), first=first, jobs=jobs)
+        assert fit is not None
+        return fit.weights, fit.bias, fit.lam
+
+    for one, two in zip(found(1), found(2), strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -117,6 +117,21 @@ def test_auto_is_the_best_for_the_kind() -> None:
     assert {"head", "neuron"} <= kinds
 
 
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_threads_and_the_order_of_asking_change_nothing(jobs: int) -> None:
+    bench = Bench(NETWORKS["encoder"]())
+    data = [random_feeds(bench.model, bench.bindings[0], i) for i in range(4)]
+    names = [g.name for g in bench.graph.groups]
+    weight = bench.weights.__getitem__
+    one = data_scores(bench.model, bench.graph, names, weight, data)
+    several = data_scores(bench.model, bench.graph, names, weight, data, jobs=jobs)
+    for name in reversed(names):
+        np.testing.assert_array_equal(several[name], one[name])
+    assert list(several) == names
+    with pytest.raises(KeyError):
+        several["nothing"]
+
+
 def test_a_criterion_without_data() -> None:
     _, bench = model()
     with pytest.raises(UsageError, match="'fpgm' does not use data"):
