@@ -19,8 +19,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.compensation.frontier import Frontier
-from graphprune.compensation.least_squares import FIRST, Moments, refit
+from graphprune.compensation.least_squares import FIRST, refit
 from graphprune.compensation.linear import input_rows, output_rows, write_back
+from graphprune.compensation.moments import Moments
 from graphprune.compensation.targets import Target, find_targets, mixed_target
 from graphprune.compensation.wanted import Reference, Wanted, made_outputs
 from graphprune.freed import give_back
