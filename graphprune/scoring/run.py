@@ -134,17 +134,19 @@ class _OnDemand(Mapping[str, Array]):
 
     def __init__(self, names: Iterable[str], of: Callable[[str], Array], jobs: int) -> None:
         self._names = tuple(names)
-        self._of = of
+        self._of: Callable[[str], Array] | None = of
         self._jobs = jobs
         self._known: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._known:
-            if name not in self._names:
+            if name not in self._names or self._of is None:
                 raise KeyError(name)
             left = [n for n in self._names[self._names.index(name) :] if n not in self._known]
             some = left[: _TURNS * self._jobs] if self._jobs > 1 else [name]
             self._known.update(zip(some, in_order(self._of, some, self._jobs), strict=True))
+            if len(self._known) == len(self._names):
+                self._of = None  # and the statistics that it holds
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -17,6 +17,7 @@ def compensate_stage(work: Work) -> Work:
         return work
     found = work.recovered
     if found is None or found.plan_sha256 != work.known_plan.sha256:
+        work.collected.clear()  # scores are known; covariances would take more memory than the model
         found = _recovered(work, work.calibration)
     return replace(
         work,
