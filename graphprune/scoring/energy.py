@@ -38,11 +38,13 @@ class _Precision:
     time, as one matrix product, and rows of channels that left are dropped then.
 
     Args:
+        size: Units of the group.
         reader: What reads the channels.
         statistics: Of what it reads.
     """
 
-    def __init__(self, reader: Reader, statistics: Statistics) -> None:
+    def __init__(self, size: int, reader: Reader, statistics: Statistics) -> None:
+        self._size = size
         variance = statistics.variance
         total = float((variance * reader.energy).sum()) or 1.0
         self._floor = _SHRINK * (float(variance.mean()) or 1.0)
@@ -54,18 +56,18 @@ class _Precision:
             self._diagonal = np.diagonal(self._inverse).copy()
         self._rows = np.arange(variance.size)  # channel of each row that is still there
         self._left = np.ones(variance.size, bool)
-        self._units = np.where(reader.units >= 0, reader.units, reader.units.max() + 1)
+        self._units = np.where(reader.units >= 0, reader.units, size)  # beyond: of no unit
         self._shares = reader.energy / total
         self._pending = np.zeros((_BLOCK, variance.size))
         self._count = 0
 
-    def costs(self, size: int) -> Array:
-        """What of each unit the channels that are left do not explain; of no meaning for those that left."""
+    def costs(self) -> Array:
+        """What of each unit the other channels do not explain; of no meaning for units that left."""
         rest = 1 / np.maximum(self._diagonal, 1e-30)
         rest -= self._floor
         np.maximum(rest, 0, out=rest)
         rest *= self._shares
-        return np.bincount(self._units, weights=rest, minlength=size)[:size]
+        return np.bincount(self._units, weights=rest, minlength=self._size + 1)[:-1]
 
     def take(self, channel: int) -> None:
         """A channel leaves."""
@@ -102,7 +104,7 @@ def residual_energy(size: int, readers: Sequence[tuple[Reader, Statistics]]) -> 
         size: Units of the group.
         readers: The layers that read it, with the statistics of what they read.
     """
-    precisions = [_Precision(reader, statistics) for reader, statistics in readers]
+    precisions = [_Precision(size, reader, statistics) for reader, statistics in readers]
     columns = [[np.flatnonzero(r.units == u) for u in range(size)] for r, _ in readers]
     gone = np.zeros(size)
     result = np.zeros(size)
@@ -110,7 +112,7 @@ def residual_energy(size: int, readers: Sequence[tuple[Reader, Statistics]]) -> 
     for step in range(size):
         cost = gone.copy()
         for precision in precisions:
-            cost += precision.costs(size)
+            cost += precision.costs()
         unit = int(cost.argmin())
         gone[unit] = np.inf
         highest = max(highest, float(cost[unit]))

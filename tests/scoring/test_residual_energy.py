@@ -54,33 +54,47 @@ def test_constant_channels_are_free() -> None:
     assert scored(w, v).argmin() == 1
 
 
-@pytest.mark.parametrize("block", [2, 3, 64])
-def test_it_is_the_greedy_elimination_of_the_textbook(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Against inverses taken anew after every unit."""
-    monkeypatch.setattr(energy_module, "_BLOCK", block)
-    rows = RNG.normal(size=(500, 12)) @ RNG.normal(size=(12, 12))
-    statistics = Statistics(12)
-    statistics.add(rows)
-    units = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, -1, -1])  # two channels each, two stay
-    energy = RNG.random(12) + 0.1
-    found = residual_energy(5, [(Reader("x", 1, units, energy, energy), statistics)])
+PAIRS = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, -1, -1]  # two channels each, two stay
+PART = [-1, 2, 2, -1, 0, 1]  # two units are not read
 
-    covariance = np.cov(rows.T, bias=True)
-    floor = 1e-3 * np.diagonal(covariance).mean()
-    covariance += floor * np.eye(12)
-    total = (statistics.variance * energy).sum()
-    left, order = list(range(5)), []
+
+def greedy(size: int, read: list[tuple[Reader, np.ndarray]]) -> list[tuple[int, float]]:
+    """Which unit leaves next, and what it costs, by inverses taken anew after every unit."""
+    left, order = list(range(size)), []
     while left:
-        stay = [c for c in range(12) if units[c] in left or units[c] < 0]
-        residual = 1 / np.diagonal(np.linalg.inv(covariance[np.ix_(stay, stay)])) - floor
-        cost = {
-            u: sum(residual[stay.index(c)] * energy[c] for c in np.flatnonzero(units == u)) / total
-            for u in left
-        }
-        order.append((min(left, key=lambda u: cost[u]), min(cost.values())))
+        cost = dict.fromkeys(left, 0.0)
+        for reader, rows in read:
+            covariance = np.cov(rows.T, bias=True)
+            floor = 1e-3 * np.diagonal(covariance).mean()
+            total = (np.diagonal(covariance) * reader.energy).sum()
+            stay = [c for c, u in enumerate(reader.units) if u in left or u < 0]
+            kept = covariance[np.ix_(stay, stay)] + floor * np.eye(len(stay))
+            residual = 1 / np.diagonal(np.linalg.inv(kept)) - floor
+            for c, rest in zip(stay, residual, strict=True):
+                if reader.units[c] >= 0:
+                    cost[reader.units[c]] += rest * reader.energy[c] / total
+        order.append(min(cost.items(), key=lambda item: item[1]))
         left.remove(order[-1][0])
+    return order
+
+
+@pytest.mark.parametrize("block", [2, 3, 64])
+@pytest.mark.parametrize("units", [(PAIRS,), (PAIRS, PART), (PART, PAIRS)])
+def test_it_is_the_greedy_elimination_of_the_textbook(
+    units: tuple[list[int], ...], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(energy_module, "_BLOCK", block)
+    read = []
+    for own in units:
+        n = len(own)
+        energy = RNG.random(n) + 0.1
+        reader = Reader("x", 1, np.array(own), energy, energy)
+        read.append((reader, RNG.normal(size=(500, n)) @ RNG.normal(size=(n, n))))
+    statistics = [Statistics(len(own)) for own in units]
+    for sums, (_, rows) in zip(statistics, read, strict=True):
+        sums.add(rows)
+    found = residual_energy(5, [(r, s) for (r, _), s in zip(read, statistics, strict=True)])
+    order = greedy(5, read)
     assert np.argsort(found).tolist() == [u for u, _ in order]
     expected = np.maximum.accumulate([c for _, c in order])
     np.testing.assert_allclose(np.sort(found), expected, rtol=1e-6)
