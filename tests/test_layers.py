@@ -23,6 +23,7 @@ LAYERS = (
     "files",
     "threads",
     "freed",
+    "cholesky",
     "plan",
     "options",
     "compose",
