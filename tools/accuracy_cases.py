@@ -174,7 +174,7 @@ EACH, EACH_ENDING = 60, 200
 """At most so many files of one type, and of one ending where the type is not asked for."""
 
 KNOWN = 12
-"""Files of a type among all that calibration draws from: with fewer, 512 hold three at most."""
+"""Files of a type among all that calibration draws from: of fewer, 512 hold less than four, on average."""
 
 
 def magika(packages: Path, cache: Path) -> Case:

@@ -91,11 +91,11 @@ def compare_io(
             runs = [(t.binding, t.feeds) for t in find_trials(original, seed=seed, session=first)]
         else:
             runs = [(b, random_feeds(original, b, seed + i)) for i, b in enumerate(bindings)]
-        pairs = [(first.run(feeds), second.run(feeds)) for _, feeds in runs]
+        before, after = ([s.run(feeds) for _, feeds in runs] for s in (first, second))
     names = [v.name or "" for v in original.graph.outputs]
     return Drift(
         tuple(differences),
-        between(names, *zip(*pairs, strict=True)),
+        between(names, before, after),
         tuple(dict(b) for b, _ in runs),
     )
 
@@ -129,15 +129,17 @@ def compare_each(
     threads: int = 1,
 ) -> list[tuple[OutputDrift, ...]]:
     """The same for several models; the original runs once."""
-    jobs = at_once(threads)
-    with Session(original, threads=threads, arena=True) as session:
-        wanted = list(in_order(session.run, feeds, jobs))
     names = [v.name or "" for v in original.graph.outputs]
-    found = []
-    for model in others:
-        with Session(model, threads=threads, arena=True) as session:
-            found.append(between(names, wanted, list(in_order(session.run, feeds, jobs))))
-    return found
+    wanted = outputs_on(original, feeds, threads=threads)
+    return [between(names, wanted, outputs_on(m, feeds, threads=threads)) for m in others]
+
+
+def outputs_on(
+    model: ir.Model, feeds: Sequence[Mapping[str, Array]], *, threads: int = 1
+) -> list[dict[str, Array]]:
+    """All outputs for each batch. Raises UnsupportedModelError where the model does not run."""
+    with Session(model, threads=threads, arena=True) as session:
+        return list(in_order(session.run, feeds, at_once(threads)))
 
 
 def between(

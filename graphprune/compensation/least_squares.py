@@ -130,19 +130,17 @@ def _best(
         return errors[i]
 
     measure(start, start - 1 if start else 1)  # both are needed in any case
-    best = _lowest(error, len(lambdas), start)
-    return lambdas[best], kept[1] if kept[0] == best else ridge.solver(lambdas[best])
+    _walk_down(error, len(lambdas), start)
+    return lambdas[kept[0]], kept[1]
 
 
-def _lowest(function: Any, count: int, start: int) -> int:
-    """Where a function of 0 .. count - 1 is lowest, walking downhill from `start`."""
+def _walk_down(function: Callable[[int], float], count: int, start: int) -> None:
+    """Look at a function of 0 .. count - 1 downhill from `start`, and at its end, which costs nothing."""
     best = start
     for step in (-1, 1):
         while 0 <= best + step < count and function(best + step) < function(best):
             best += step
-    if function(count - 1) < function(best):  # the end that costs nothing
-        best = count - 1
-    return best
+    function(count - 1)
 
 
 class _Ridge:

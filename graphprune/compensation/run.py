@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.certify.drift import OutputDrift, between, compare_each
+from graphprune.certify.drift import OutputDrift, between, compare_each, outputs_on
 from graphprune.compensation.report import DriftReport
 from graphprune.compensation.rotation import rotate
 from graphprune.data.feeds import Calibration
 from graphprune.errors import UnsupportedModelError, UsageError
-from graphprune.onnx.runtime import Session
 from graphprune.onnx.shapes import Shapes
 from graphprune.passes.compensate import CompensatePass
 from graphprune.plan import Plan
-from graphprune.threads import at_once, in_order
 
 Array = np.ndarray[Any, Any]
 
@@ -84,8 +82,7 @@ def compensate(
         if mixed:
             refit(copy, mixed, share, share)
         wanted = done[0][1].outputs[0]
-        with Session(pruned, threads=threads, arena=True) as session:
-            plain = list(in_order(session.run, choose, at_once(threads)))
+        plain = outputs_on(pruned, choose, threads=threads)
         tried = [(pruned, plain), *((m, w.outputs[1]) for m, w in done)]
         model = min(tried, key=lambda t: _damage(between(list(wanted[0]), wanted, t[1])))[0]
         if model is pruned:
