@@ -17,9 +17,9 @@ import onnx_ir as ir
 
 from graphprune.compensation.patches import can_unfold, patches
 from graphprune.compensation.products import Product, product_of
+from graphprune.onnx.constants import constant, set_constant
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.operands import attribute
-from graphprune.rules.context import is_weight
 from graphprune.scoring.statistics import vectors
 
 Array = np.ndarray[Any, Any]
@@ -28,7 +28,6 @@ Back = Callable[[Array], Array]
 MOST_INPUTS = 4608
 """Wider problems (inputs x taps of one group) are left: their equations take gigabytes."""
 
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 GATED = ("LSTM", "GRU", "RNN", "Attention")
 """Ops of which the first product is not a value of the graph. Attention: that of com.microsoft."""
@@ -85,7 +84,7 @@ def linear_of(node: ir.Node) -> Linear | None:
     """A node as a linear layer; None where it is none, or one that this module cannot refit."""
     if len(node.inputs) < 2 or node.inputs[0] is None or node.inputs[0].is_initializer():
         return None
-    weight = _constant(node, 1)
+    weight = constant(node, 1)
     if weight is None:
         return None
     ours = node.domain in ("", "ai.onnx")
@@ -155,7 +154,7 @@ def _matmul(node: ir.Node, weight: Array) -> Linear | None:
     turned = bool(attribute(node, "transB"))
     matrix = alpha * (weight.T if turned else weight)
     added = constant_add(node, matrix.shape[1])
-    held = None if added is None else _constant(*added)
+    held = None if added is None else constant(*added)
     bias = np.zeros((1, matrix.shape[1])) if held is None else held[None]
     stored: Back = lambda w: (w[0].T if turned else w[0]) / alpha  # noqa: E731
     return Linear(node, matrix[None], bias, stored, added, reads=1 if turned else 0)
@@ -217,19 +216,10 @@ def _bias(node: ir.Node, index: int, size: int) -> Array | None:
     """`(size,)`; zeros where it is missing, None where it is computed or fits otherwise."""
     if index >= len(node.inputs) or node.inputs[index] is None:
         return np.zeros(size)
-    found = _constant(node, index)
+    found = constant(node, index)
     if found is None or found.size not in (1, size):
         return None
     return np.broadcast_to(found.reshape(-1), (size,))
-
-
-def _constant(node: ir.Node, i: int) -> Array | None:
-    value = node.inputs[i]
-    if value is None or not is_weight(value) or value.const_value is None:
-        return None
-    if value.const_value.dtype not in _FLOATS:
-        return None
-    return np.asarray(value.const_value.numpy(), np.float64)
 
 
 def constant_add(node: ir.Node, width: int | None = None) -> tuple[ir.Node, int] | None:
@@ -240,7 +230,7 @@ def constant_add(node: ir.Node, width: int | None = None) -> tuple[ir.Node, int]
     add, position = uses[0].node, uses[0].idx
     if add.op_type != "Add" or add.domain not in ("", "ai.onnx"):
         return None
-    vector, weight = _constant(add, 1 - position), node.inputs[1]
+    vector, weight = constant(add, 1 - position), node.inputs[1]
     if width is None and weight is not None and weight.const_value is not None:
         width = int(weight.const_value.shape.numpy()[-1])
     return (add, 1 - position) if vector is not None and vector.shape == (width,) else None
@@ -266,7 +256,7 @@ def write_back(layer: Linear, weights: Array, bias: Array, names: FreshNames) ->
     """Put new weights into the graph: the node's own initializers, no node is added."""
     old = layer.node.inputs[1]
     assert old is not None
-    _set(layer.node, 1, layer.stored(weights), old, names)
+    set_constant(layer.node, 1, layer.stored(weights), names)
     if layer.holder is None:
         return
     holder, index = layer.holder
@@ -277,36 +267,4 @@ def write_back(layer: Linear, weights: Array, bias: Array, names: FreshNames) ->
     held = None if present is None else present.const_value
     if held is not None and held.size == flat.size:  # else it was one number for all outputs
         flat = flat.reshape(tuple(int(n) for n in held.shape.numpy()))
-    _set(holder, index, flat, present, names, like=old)
-
-
-def _set(
-    node: ir.Node,
-    index: int,
-    array: Array,
-    old: ir.Value | None,
-    names: FreshNames,
-    like: ir.Value | None = None,
-) -> None:
-    model = old if old is not None else like
-    assert model is not None
-    assert model.const_value is not None
-    dtype = model.const_value.dtype
-    data = np.ascontiguousarray(array, dtype=dtype.numpy())
-    if old is not None and len(old.uses()) == 1 and not old.is_graph_output():
-        old.const_value = ir.Tensor(data, dtype=dtype, name=old.name)
-        return
-    base = old.name if old is not None else f"{model.name}_bias"
-    name = names.near(f"{base}_refit" if old is not None else str(base))
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(data.shape),
-        type=ir.TensorType(dtype),
-        const_value=ir.Tensor(data, dtype=dtype, name=name),
-    )
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    graph.register_initializer(value)
-    if index >= len(node.inputs):
-        node.resize_inputs(index + 1)
-    node.replace_input_with(index, value)
+    set_constant(holder, index, flat, names, like=old)

@@ -12,7 +12,9 @@ import onnx_ir as ir
 from graphprune.certify.drift import OutputDrift, between, compare_each, outputs_on
 from graphprune.compensation.report import DriftReport
 from graphprune.compensation.rotation import rotate
+from graphprune.compensation.states import fold_states
 from graphprune.data.feeds import Calibration
+from graphprune.data.room import batch_sizes
 from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.shapes import Shapes
 from graphprune.passes.compensate import CompensatePass
@@ -37,7 +39,8 @@ def compensate(
 ) -> tuple[ir.Model, DriftReport, tuple[str, ...]]:
     """A copy of `pruned` with refitted weights, how far it is from `original`, and warnings.
 
-    There are up to two refitted copies, one with the dims inside heads mixed before. That is taken
+    What left the states of recurrent layers is taken in first, then layers are refitted. There are up
+    to two refitted copies, one with the dims inside heads mixed before. That is taken
     whose outputs are closest to the original's on the inputs that regularisers are chosen by, or
     `pruned` itself; the drift is measured on others.
 
@@ -75,10 +78,13 @@ def compensate(
         done.append((copy, work))
 
     try:
-        copy = pruned.clone()
+        folded = pruned.clone()
+        sizes = batch_sizes(original, fit, dims)
+        fold_states(folded, plan, original, fit, sizes=sizes, threads=threads, seed=seed)
+        copy = folded.clone()
         mixed = rotate(copy, plan, original, dims, fit, threads=threads, seed=seed)
         share = 0.5 if mixed else 1.0
-        refit(pruned.clone(), {}, 0.0, share)
+        refit(folded, {}, 0.0, share)
         if mixed:
             refit(copy, mixed, share, share)
         wanted = done[0][1].outputs[0]

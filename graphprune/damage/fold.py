@@ -1,7 +1,8 @@
 """Compensation in closed form for one group alone, from the original's statistics.
 
 What leaves is estimated from what stays, `x_R = A x_K + b` with A by ridge regression, and the
-layers that read it take that in: `W_K + W_R A`, and `W_R b` into the bias. It needs one pass of
+layers that read it take that in: `W_K + W_R A`, and `W_R b` into the bias. So does the loop of a
+recurrent layer, which reads its own state (`graphprune.compensation.states`). It needs one pass of
 statistics for all groups and widths and no run of the pruned model. Where a convolution pads, the
 bias is wrong at the border; the refit of a whole model (`graphprune.passes.compensate`) is not.
 """
@@ -9,35 +10,49 @@ bias is wrong at the border; the refit of a whole model (`graphprune.passes.comp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.groups import Group
+from graphprune.compensation.estimate import estimate
 from graphprune.compensation.linear import Linear, linear_of, write_back
+from graphprune.compensation.states import fold_state
 from graphprune.data.room import batch_sizes
 from graphprune.onnx.names import FreshNames
+from graphprune.onnx.states import AXES, STATE, State, states_of, with_states
 from graphprune.plan import Cut, Plan, take
 from graphprune.rules.context import node_name
-from graphprune.scoring.statistics import Known, Statistics, collect
+from graphprune.scoring.statistics import Axes, Known, Statistics, collect
 
 Array = np.ndarray[Any, Any]
 
-_RIDGE = 1e-3
-"""Relative to the mean variance of what stays."""
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What of the original reads groups, and can take in what leaves; by node.
+
+    Attributes:
+        layers: Linear layers that read a group channel by channel.
+        states: Recurrent layers that read units of their own.
+    """
+
+    layers: Mapping[str, Linear]
+    states: Mapping[str, State]
 
 
 class Folder:
     """Folds single groups, see above.
 
     Args:
-        layers: Of the original, by node (see `layers_of`).
-        statistics: Of what they read, by value (see `statistics_of`).
+        reading: What reads them (see `reading_of`).
+        statistics: Of what is read, by value (see `statistics_of`).
     """
 
-    def __init__(self, layers: Mapping[str, Linear], statistics: Mapping[str, Statistics]) -> None:
-        self._layers = layers
+    def __init__(self, reading: Reading, statistics: Mapping[str, Statistics]) -> None:
+        self._reading = reading
         self._statistics = statistics
 
     def __call__(self, pruned: ir.Model, plan: Plan) -> None:
@@ -45,10 +60,13 @@ class Folder:
         nodes = {node_name(n): n for n in pruned.graph}
         names = FreshNames(pruned)
         for use in plan.initializers:
-            layer, node = self._layers.get(use.node), nodes.get(use.node)
+            node = nodes.get(use.node)
+            layer, state = self._reading.layers.get(use.node), self._reading.states.get(use.node)
             smaller = None if node is None or layer is None or use.input != 1 else linear_of(node)
             if layer is not None and smaller is not None:
                 self._fold(layer, smaller, use.cuts, names)
+            elif node is not None and state is not None and use.input == STATE:
+                fold_state(state, self._statistics[state.value], node, use.cuts, names)
 
     def _fold(self, layer: Linear, smaller: Linear, cuts: Sequence[Cut], names: FreshNames) -> None:
         known = self._statistics[_read(layer)]
@@ -61,7 +79,7 @@ class Folder:
         taps = inputs // reading[0].size
         # All outputs of a transposed convolution do not read all taps: no constant is theirs.
         centred = smaller.biased and layer.node.op_type != "ConvTranspose"
-        matrix, constant = _estimate(known, kept, gone, centred=centred)
+        matrix, constant = estimate(known.mean, known.covariance, kept, gone, centred=centred)
         weights = layer.weights[0].reshape(-1, taps, outputs)
         weights = weights[:, :, _outputs(layer, taps, [c for c in cuts if c is not reading[0]])]
         folded = weights[kept] + np.tensordot(matrix, weights[gone], axes=(0, 0))
@@ -90,23 +108,32 @@ def _outputs(layer: Linear, taps: int, cuts: Sequence[Cut]) -> Array:
     return left.reshape(-1)[::taps]
 
 
-def layers_of(model: ir.Model, groups: Sequence[Group]) -> dict[str, Linear]:
-    """Linear layers that read one of the groups channel by channel, by node name."""
+def reading_of(model: ir.Model, groups: Sequence[Group]) -> Reading:
+    """What reads one of the groups.
+
+    Args:
+        model: The original, canonical.
+        groups: Of its analysis.
+    """
     nodes = {node_name(n): n for n in model.graph}
-    found: dict[str, Linear] = {}
-    for member in (m for g in groups for m in g.members):
-        node = nodes.get(member.site.node)
-        if node is None or member.site.input != 1:
+    states = states_of(model)
+    layers: dict[str, Linear] = {}
+    looping: dict[str, State] = {}
+    for site, axis in ((m.site, m.axis) for g in groups for m in g.members):
+        node = nodes.get(site.node)
+        if node is None:
             continue
-        layer = linear_of(node)
-        if layer is not None and layer.reads is not None and member.axis == layer.reads:
-            found[member.site.node] = layer
-    return found
+        if site.input == STATE and site.node in states:
+            looping[site.node] = states[site.node]
+        layer = linear_of(node) if site.input == 1 else None
+        if layer is not None and layer.reads is not None and axis == layer.reads:
+            layers[site.node] = layer
+    return Reading(layers, looping)
 
 
 def statistics_of(
     model: ir.Model,
-    layers: Mapping[str, Linear],
+    reading: Reading,
     feeds: Sequence[Mapping[str, Array]],
     *,
     dims: Mapping[str, Sequence[int]] | None = None,
@@ -115,11 +142,11 @@ def statistics_of(
     seed: int = 0,
     known: Known | None = None,
 ) -> dict[str, Statistics]:
-    """Means and covariances of what the layers read.
+    """Means and covariances of what is read.
 
     Args:
         model: The original, canonical.
-        layers: Of `layers_of`.
+        reading: Of `reading_of`.
         feeds: Inputs, batch by batch.
         dims: Shapes of values, to bound memory; one that is not named is measured in a run of its own.
         threads: Of onnxruntime.
@@ -128,13 +155,13 @@ def statistics_of(
         known: Statistics of before (see `collect`).
     """
     dims = dims or {}
-    wanted = {}
-    for layer in layers.values():
+    wanted: dict[str, Axes] = {state.value: AXES for state in reading.states.values()}
+    for layer in reading.layers.values():
         name, axis = _read(layer), layer.axes[0]
         wanted[name] = axis % len(dims[name]) if name in dims else axis
     sizes = batch_sizes(model, feeds, dims)
     return collect(
-        model,
+        with_states(model),
         wanted.items(),
         feeds,
         sizes=sizes,
@@ -143,16 +170,3 @@ def statistics_of(
         seed=seed,
         known=known,
     )
-
-
-def _estimate(known: Statistics, kept: Array, gone: Array, *, centred: bool) -> tuple[Array, Array]:
-    """A `(gone, kept)` and b `(gone,)` of `x_R = A x_K + b`; without a bias through the origin."""
-    moments = known.covariance
-    assert moments is not None
-    if not centred:
-        moments = moments + np.outer(known.mean, known.mean)
-    inner = moments[np.ix_(kept, kept)]
-    ridge = _RIDGE * float(np.diagonal(inner).mean()) + 1e-12
-    matrix = np.linalg.solve(inner + ridge * np.eye(len(kept)), moments[np.ix_(kept, gone)]).T
-    constant = known.mean[gone] - matrix @ known.mean[kept] if centred else np.zeros(len(gone))
-    return matrix, constant

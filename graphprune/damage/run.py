@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.damage.fold import layers_of, statistics_of
+from graphprune.damage.fold import reading_of, statistics_of
 from graphprune.damage.probe import Prober
 from graphprune.damage.result import Measurement, Sensitivity
 from graphprune.damage.work import Job, workers
@@ -152,7 +152,7 @@ def _statistics(
     """Of what all layers read that can take in what leaves."""
     return statistics_of(
         model,
-        layers_of(model, prober.groups),
+        reading_of(model, prober.groups),
         [b.feeds for b in data.fit],
         dims={v.name: d for v, d in shapes.dims.items() if v.name},
         threads=options.threads,

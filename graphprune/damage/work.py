@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphprune.damage.fold import Folder, layers_of
+from graphprune.damage.fold import Folder, reading_of
 from graphprune.damage.judge import Judge
 from graphprune.damage.probe import Point, Prober
 from graphprune.damage.result import Measurement
@@ -71,7 +71,7 @@ class Bench:
         self._judge = Judge(model, job.judged, threads)
         self.folder: Folder | None = None
         if job.statistics is not None:
-            self.folder = Folder(layers_of(model, self.prober.groups), job.statistics)
+            self.folder = Folder(reading_of(model, self.prober.groups), job.statistics)
 
     def measure(self, scored: Scored) -> Measurement:
         """One group at one width, as cut and with compensation."""

@@ -2,7 +2,8 @@
 
 What a unit is worth shows where it is read: the channels of an activation that carry it, and the
 weights by which a layer multiplies these channels. Attention is read by its output projection, a
-flattened feature map by the layer behind it, a residual width by every layer that branches off.
+flattened feature map by the layer behind it, a residual width by every layer that branches off, the
+state of a recurrent layer by what is behind it and by the layer itself, a step later.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import onnx_ir as ir
 
 from graphprune.analysis.groups import Group
 from graphprune.onnx.operands import attribute
+from graphprune.onnx.states import AXES, STATE, State
 from graphprune.rules.context import is_weight
+from graphprune.scoring.statistics import Axes
 from graphprune.selection.criteria import power_sums, units_at
 
 Array = np.ndarray[Any, Any]
 
 _CONVS = ("Conv", "FusedConv", "ConvTranspose")
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_STATE = 2
-"""Which input of a recurrent op its weights between time steps are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +34,14 @@ class Reader:
 
     Attributes:
         value: The activation it reads.
-        axis: The axis of channels there.
+        axis: The axis of channels there, or axes that count them together.
         units: Unit of the group that each channel carries, -1 for none: `(channels,)`.
         energy: Sum of the squared weights that each channel is multiplied by: `(channels,)`.
         absolute: The same with absolute weights.
     """
 
     value: str
-    axis: int
+    axis: Axes
     units: Array
     energy: Array
     absolute: Array
@@ -60,18 +61,24 @@ class _Use:
 
 def is_recurrent(group: Group) -> bool:
     """Whether the group is the hidden width of a recurrent layer, whose loop amplifies errors."""
-    return any(m.site.op in _RECURRENT and m.site.input == _STATE for m in group.members)
+    return any(m.site.op in _RECURRENT and m.site.input == STATE for m in group.members)
 
 
-def readers_of(group: Group, uses: Mapping[str, list[tuple[ir.Node, int]]]) -> list[Reader]:
+def readers_of(
+    group: Group,
+    uses: Mapping[str, list[tuple[ir.Node, int]]],
+    states: Mapping[str, State],
+) -> list[Reader]:
     """The layers that read `group`; empty where none is linear.
 
     A channel that a grouped or depthwise convolution only hands on, to outputs that leave with it,
-    is not read there: what comes behind reads it.
+    is not read there: what comes behind reads it. Empty too for units of a recurrent layer that has
+    no `State`: the loop amplifies what leaves, and nothing gives that back.
 
     Args:
         group: Of the analysis of the model.
         uses: Activation -> nodes that read it, and as which input (see `uses_of`).
+        states: Of recurrent layers (`graphprune.onnx.states`).
     """
     channels = {
         m.site.name: units_at(group, m)
@@ -81,6 +88,10 @@ def readers_of(group: Group, uses: Mapping[str, list[tuple[ir.Node, int]]]) -> l
     found = []
     for member in group.members:
         axes = member.resolved.axes
+        if member.site.op in _RECURRENT and member.site.input == STATE and member.axis == 2:
+            if member.site.node not in states:
+                return []
+            found.append(_loop(states[member.site.node], units_at(group, member)))
         if member.site.is_weight or len(axes) != 1:
             continue
         units = units_at(group, member)
@@ -91,6 +102,14 @@ def readers_of(group: Group, uses: Mapping[str, list[tuple[ir.Node, int]]]) -> l
             if reader is not None and (reader.energy[units >= 0] > 0).any():
                 found.append(reader)
     return found
+
+
+def _loop(state: State, units: Array) -> Reader:
+    """A recurrent layer as what reads its own state, all directions together."""
+    directions, _, width = state.weights.shape
+    both = np.tile(units, directions) if units.size == width else units
+    energy, absolute = (power_sums(state.weights, (0, 2), p).reshape(-1) for p in (2, 1))
+    return Reader(state.value, AXES, both, energy, absolute)
 
 
 def uses_of(model: ir.Model) -> dict[str, list[tuple[ir.Node, int]]]:
@@ -166,9 +185,9 @@ def _weight(node: ir.Node, index: int) -> Array | None:
     return array if array.dtype.kind == "f" or array.dtype.itemsize == 2 else None
 
 
-def values_read(found: Mapping[str, list[Reader]]) -> Iterator[tuple[str, int]]:
+def values_read(found: Mapping[str, list[Reader]]) -> Iterator[tuple[str, Axes]]:
     """Every activation that some reader reads, once, with its channel axis."""
-    seen: dict[str, int] = {}
+    seen: dict[str, Axes] = {}
     for readers in found.values():
         for reader in readers:
             seen.setdefault(reader.value, reader.axis)

@@ -12,6 +12,7 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.data.room import batch_sizes
 from graphprune.errors import UsageError
+from graphprune.onnx.states import states_of, with_states
 from graphprune.options import BEST_WITH_DATA
 from graphprune.scoring.energy import residual_energy
 from graphprune.scoring.moments import activation, apoz, flap, wanda
@@ -83,10 +84,8 @@ def data_scores(
         )
     groups = [graph.by_name[name] for name in names]
     chosen = {g.name: _best(g) if criterion == "auto" else criterion for g in groups}
-    uses = uses_of(model)
-    readers: dict[str, list[Reader]] = {
-        g.name: [] if is_recurrent(g) else readers_of(g, uses) for g in groups
-    }
+    uses, states = uses_of(model), states_of(model)
+    readers: dict[str, list[Reader]] = {g.name: readers_of(g, uses, states) for g in groups}
     products: dict[str, list[Product]] = {
         g.name: [] if readers[g.name] or is_recurrent(g) else products_of(g, uses) for g in groups
     }
@@ -95,7 +94,7 @@ def data_scores(
     }
     wanted.update(values_read(readers))
     statistics = collect(
-        model,
+        with_states(model),
         wanted.items(),
         feeds,
         full="energy" in chosen.values(),
@@ -109,7 +108,8 @@ def data_scores(
     norms = scores(groups, weight, "l2", seed)
 
     def of(name: str) -> Array:
-        found = [(r, statistics[r.value]) for r in readers[name]]
+        pairs = [(r, statistics[r.value]) for r in readers[name]]
+        found = [(r, s) for r, s in pairs if r.units.size == s.mean.size]  # of the same axes
         values = _CRITERIA[chosen[name]](len(norms[name]), found) if found else None
         if chosen[name] != "apoz" and products[name]:
             both = [

@@ -9,9 +9,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from damage_nets import correlated, data, mlp
+from recurrent_nets import recurrent, sequences
 from workbench import Bench, drawn, from_text
 
-from graphprune.damage.fold import Folder, layers_of, statistics_of
+from graphprune.damage.fold import Folder, reading_of, statistics_of
 from graphprune.damage.judge import Judge
 from graphprune.damage.probe import Point, Prober
 from graphprune.options import Options
@@ -27,10 +28,11 @@ def damages(proto: onnx.ModelProto, x: list[Array], keep: int) -> tuple[float, f
     probe = Prober(bench.model, bench.shapes, Options(align=1))
     judge = Judge(bench.model, feeds)
     group = probe.groups[0]
-    layers = layers_of(bench.model, [group])
-    assert layers
-    folder = Folder(layers, statistics_of(bench.model, layers, feeds))
-    point = Point(group.name, (keep,), keep / group.size)
+    reading = reading_of(bench.model, [group])
+    assert reading.layers or reading.states
+    folder = Folder(reading, statistics_of(bench.model, reading, feeds))
+    counts = (keep,) * len(group.cells)
+    point = Point(group.name, counts, sum(counts) / group.size)
     plan = probe.plan(point, -np.arange(group.size, dtype=float))
     model = probe.model(plan)
     assert model is not None
@@ -155,6 +157,16 @@ def test_exact_in_what_a_recurrent_layer_reads(op: str) -> None:
     np.testing.assert_array_equal(state, weights["b"][:, gates * 5 :])
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_exact_in_what_a_recurrent_layer_reads_of_its_own(op: str, directions: int) -> None:
+    """Each unit of the second half is what one of the first half is."""
+    proto = recurrent(op, directions=directions, twins=True)
+    cut, folded, _ = damages(proto, [f["x"] for f in sequences(8)], 6)
+    assert cut > 0.05
+    assert folded < 1e-3 * cut
+
+
 def test_behind_a_relu_it_loses_less_than_cutting() -> None:
     for keep in (8, 12, 18):
         cut, folded, _ = damages(mlp(), X, keep)
@@ -174,11 +186,11 @@ def test_weights_that_others_read_too_are_not_changed() -> None:
     rng = np.random.default_rng(0)
     feeds = [{"x": x, "z": rng.normal(size=(len(x), 12)).astype(np.float32)} for x in X]
     probe = Prober(bench.model, bench.shapes, Options(align=1))
-    layers = layers_of(bench.model, groups)
+    reading = reading_of(bench.model, groups)
     point = Point(probe.groups[0].name, (6,), 0.5)
     plan = probe.plan(point, np.arange(12.0))
     model = probe.model(plan)
-    Folder(layers, statistics_of(bench.model, layers, feeds))(model, plan)
+    Folder(reading, statistics_of(bench.model, reading, feeds))(model, plan)
     matrices = {
         n.inputs[0].name: n.inputs[1].const_value.numpy()
         for n in model.graph

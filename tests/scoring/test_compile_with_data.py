@@ -16,6 +16,7 @@ import graphprune
 from graphprune.cli import run
 from graphprune.data.feeds import read_calibration
 from graphprune.onnx.feeds import random_feeds
+from graphprune.onnx.states import states_of
 from graphprune.scoring.readers import readers_of, uses_of
 from graphprune.scoring.run import CRITERIA
 
@@ -29,9 +30,9 @@ def feeds(model: onnx.ModelProto, count: int = 16) -> list[dict[str, np.ndarray]
 def test_most_groups_of_real_shapes_are_read(name: str) -> None:
     """Channels, neurons and heads reach a linear layer somewhere."""
     bench = Bench(NETWORKS[name]())
-    uses = uses_of(bench.model)
+    uses, states = uses_of(bench.model), states_of(bench.model)
     groups = [g for g in bench.graph.groups if g.kind in ("channel", "neuron", "head")]
-    read = [g.name for g in groups if readers_of(g, uses)]
+    read = [g.name for g in groups if readers_of(g, uses, states)]
     assert len(read) == len(groups), {g.name for g in groups} - set(read)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from architectures import NETWORKS
+from recurrent_nets import recurrent, sequences
 from workbench import Bench, drawn, from_text
 
 from graphprune.errors import UsageError
 from graphprune.onnx.feeds import random_feeds
-from graphprune.scoring.run import CRITERIA, data_scores
+from graphprune.onnx.runtime import Session
+from graphprune.onnx.states import states_of, with_states
+from graphprune.scoring.run import data_scores
 from graphprune.selection.criteria import scores
 
 RNG = np.random.default_rng(2)
@@ -83,20 +86,34 @@ def test_without_zeros_apoz_says_nothing_and_the_norm_decides() -> None:
     np.testing.assert_array_equal(scored(bench, feeds(), "apoz"), norm)
 
 
-@pytest.mark.parametrize("criterion", [*CRITERIA, "auto"])
-def test_hidden_widths_of_recurrent_layers_go_by_the_norm(criterion: str) -> None:
-    weights = {"W": drawn(1, 20, 8), "R": drawn(1, 20, 5), "v": drawn(5, 4)}
-    body = (
-        "o, last = LSTM <hidden_size = 5> (x, W, R)"
-        " z = Constant <value_ints = [0]> () s = Squeeze (last, z) y = MatMul (s, v)"
-    )
-    bench = Bench(
-        from_text(body, weights, inputs="float[S, N, 8] x", outputs="float[N, 4] y"), {"S": 3}
-    )
-    (group,) = bench.graph.groups
-    data = [{"x": RNG.normal(size=(3, 2, 8)).astype(np.float32)} for _ in range(8)]
-    norm = scores([group], bench.weights.__getitem__, "l2")[group.name]
-    np.testing.assert_array_equal(scored(bench, data, criterion), norm)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_hidden_units_by_what_the_loop_and_the_layers_behind_read(op: str, last: bool) -> None:
+    bench = Bench(recurrent(op, last=last))
+    data = sequences(8)
+    copy = with_states(bench.model)
+    (value,) = [s.value for s in states_of(bench.model).values()]
+    with Session(copy, outputs=[value]) as session:
+        steps = np.concatenate([session.run(f)[value] for f in data], axis=2)[:, 0]
+    shares = []
+    for of, name in ((steps, "r"), (steps[-1:] if last else steps, "v")):
+        power = (of.astype(np.float64) ** 2).mean((0, 1))
+        weights = bench.weights[name].astype(np.float64)
+        values = power * ((weights**2).sum(1) if name == "v" else (weights[0] ** 2).sum(0))
+        shares.append(values / values.sum())
+    expected = sum(shares) * 6
+    np.testing.assert_allclose(scored(bench, data, "activation"), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_of_two_hidden_units_that_are_alike_one_is_free(op: str, directions: int) -> None:
+    found = scored(Bench(recurrent(op, directions=directions, twins=True)), sequences(8), "energy")
+    for one in found.reshape(directions, 12):
+        cheap, dear = np.sort(one)[:6], np.sort(one)[6:]
+        assert cheap.max() < 0.2 * dear.min()
+        for pair in one.reshape(2, 6).T:
+            assert pair.min() < 0.2 * pair.max()
 
 
 def test_auto_is_the_best_for_the_kind() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from recurrent_nets import recurrent
 from workbench import Bench, drawn, from_text
 
+from graphprune.analysis.groups import Group
+from graphprune.onnx.states import AXES, states_of
 from graphprune.scoring.readers import Reader, is_recurrent, readers_of, uses_of
 
 IMAGE = {"inputs": "float[N, 4, 8, 8] x", "outputs": "float[N, C, H, W] y"}
@@ -15,7 +18,11 @@ IMAGE = {"inputs": "float[N, 4, 8, 8] x", "outputs": "float[N, C, H, W] y"}
 def readers(bench: Bench, size: int) -> list[Reader]:
     """Of the one group of `size` units."""
     (group,) = [g for g in bench.graph.groups if g.size == size]
-    return readers_of(group, uses_of(bench.model))
+    return all_readers(bench, group)
+
+
+def all_readers(bench: Bench, group: Group) -> list[Reader]:
+    return readers_of(group, uses_of(bench.model), states_of(bench.model))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +78,7 @@ def test_grouped_layers_read(op: str) -> None:
         )
     )
     groups = [g for g in bench.graph.groups if "w" in {m.site.name for m in g.members}]
-    found = [r for g in groups for r in readers_of(g, uses_of(bench.model))]
+    found = [r for g in groups for r in all_readers(bench, g)]
     assert found
     square = v.astype(np.float64)[:, :, 0, 0] ** 2
     if op == "Conv":
@@ -107,12 +114,12 @@ def test_attention_is_read_by_its_output_projection() -> None:
     )
     bench = Bench(from_text(body, weights, inputs="float[N, S, 8] x", outputs="float[N, S, 8] y"))
     (group,) = [g for g in bench.graph.groups if g.kind == "head"]
-    (found,) = readers_of(group, uses_of(bench.model))
+    (found,) = all_readers(bench, group)
     assert found.value == "e"
     np.testing.assert_array_equal(found.units, np.repeat([0, 1], 4))
 
 
-def test_recurrent_layers_read_their_input_and_amplify_their_state() -> None:
+def test_recurrent_layers_read_their_input_and_their_state() -> None:
     weights = {"w": drawn(8, 6), "W": drawn(1, 20, 6), "R": drawn(1, 20, 5), "v": drawn(5, 4)}
     body = (
         "h = MatMul (x, w) o, last = LSTM <hidden_size = 5> (h, W, R)"
@@ -122,11 +129,35 @@ def test_recurrent_layers_read_their_input_and_amplify_their_state() -> None:
         from_text(body, weights, inputs="float[S, N, 8] x", outputs="float[N, 4] y"), {"S": 3}
     )
     sizes = {g.size: g for g in bench.graph.groups}
-    (found,) = readers_of(sizes[6], uses_of(bench.model))
+    (found,) = all_readers(bench, sizes[6])
     assert found.value == "h"
     np.testing.assert_allclose(found.energy, (weights["W"].astype(np.float64) ** 2).sum((0, 1)))
     assert not is_recurrent(sizes[6])
     assert is_recurrent(sizes[5])
+    loop, behind = all_readers(bench, sizes[5])
+    np.testing.assert_allclose(loop.energy, (weights["R"].astype(np.float64) ** 2).sum((0, 1)))
+    assert behind.value == "s"
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_each_direction_reads_its_own_state(op: str, directions: int) -> None:
+    bench = Bench(recurrent(op, directions=directions))
+    (group,) = bench.graph.groups
+    loop, behind = all_readers(bench, group)
+    assert (loop.value, loop.axis) == ("o", AXES)
+    assert behind.value == "f"
+    weights = bench.weights["r"].astype(np.float64)
+    np.testing.assert_array_equal(np.sort(loop.units), np.arange(12 * directions))
+    np.testing.assert_array_equal(loop.units, behind.units)
+    np.testing.assert_allclose(loop.energy, (weights**2).sum(1).ravel())
+
+
+def test_nothing_reads_units_of_a_loop_that_folds_nothing() -> None:
+    """Without a state, not even what is behind counts: the loop is what matters."""
+    bench = Bench(recurrent("GRU"))
+    (group,) = bench.graph.groups
+    assert readers_of(group, uses_of(bench.model), {}) == []
 
 
 def test_what_no_linear_layer_reads() -> None:
@@ -134,7 +165,7 @@ def test_what_no_linear_layer_reads() -> None:
     body = "h = MatMul (x, w) k = MatMul (x, b) t = Transpose <perm = [1, 0]> (k) y = MatMul (h, t)"
     bench = Bench(from_text(body, weights))
     (group,) = bench.graph.groups
-    assert readers_of(group, uses_of(bench.model)) == []
+    assert all_readers(bench, group) == []
 
 
 def test_the_models_of_these_tests_are_valid() -> None:
