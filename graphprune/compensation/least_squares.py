@@ -1,11 +1,13 @@
 """Ridge regression from streamed normal equations, with the regulariser chosen on other rows.
 
-    min_W  |Y - X W - 1 b|^2 + lam |W - W0|^2
+    min_W  |Y - X W - 1 b|^2 + lam |W - s W0|^2
 
-The penalty pulls towards the weights that are there, W0: with `lam` to infinity nothing changes
-but the bias. `lam` is relative to the mean diagonal of the covariance of X. He et al. 2017 (channel
-pruning) and CORP / GRAIL solve the same problem with W0 = 0. Once `lam` is chosen, the rows it was
-chosen by are fitted to as well, where rows are few.
+The penalty pulls towards the weights that are there, W0, times the one number s by which they fit
+best: what is missing, and a norm over fewer channels, changes the scale of all outputs, which a pull
+towards W0 itself would hold back. With `lam` to infinity nothing changes but s and the bias. `lam` is
+relative to the mean diagonal of the covariance of X. He et al. 2017 (channel pruning) and CORP / GRAIL
+solve the same problem with W0 = 0. Once `lam` is chosen, the rows it was chosen by are fitted to as
+well, where rows are few.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Fit:
     Attributes:
         weights: `(g, inputs, outputs)`.
         bias: `(g, outputs)`.
-        lam: The relative regulariser; inf where only the bias moved.
+        lam: The relative regulariser; inf where only the scale and the bias moved.
         before: Relative squared error on the held-out rows with the weights that were there.
         after: The same with weights of this regulariser, fitted to the other rows.
     """
@@ -148,8 +150,10 @@ class _Ridge:
 
     def __init__(self, moments: Moments, weights: Array, bias: Array, biased: bool) -> None:
         self._covariance, right = moments.normal(biased=biased)
-        self._right = right - self._covariance @ weights
-        self._weights, self._bias, self._biased = weights, bias, biased
+        through = self._covariance @ weights
+        scale = _scale(weights, through, right)
+        self._right = right - scale * through
+        self._weights, self._bias, self._biased = scale * weights, bias, biased
         self._centre = moments.centre()
         self._scale = np.einsum("gii->gi", self._covariance).mean(1)
 
@@ -171,6 +175,12 @@ class _Ridge:
             return found, self._bias[:, columns]
         x, y = self._centre
         return found, y[:, columns] - (x[:, None] @ found)[:, 0]
+
+
+def _scale(weights: Array, through: Array, right: Array) -> float:
+    """The number times which `weights` fit best; 1 where nothing comes through."""
+    energy = float(np.vdot(weights, through))
+    return float(np.vdot(weights, right)) / energy if energy > 0 else 1.0
 
 
 _Solver = Callable[[Array], Array]

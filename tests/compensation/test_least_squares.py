@@ -36,6 +36,19 @@ def test_few_noisy_rows_are_not_believed() -> None:
         assert found.lam >= 1e-2
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_few_rows_are_enough_for_the_scale_of_all_outputs(biased: bool) -> None:
+    """Ten rows for 40 inputs cannot say more: the weights that are there, times one number."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(1, 500, 40))
+    weights = rng.normal(size=(1, 40, 12))
+    y = 1.4 * x @ weights + 0.3 * rng.normal(size=(1, 500, 12))
+    fit, held = moments(x[:, :10], y[:, :10]), moments(x[:, 10:], y[:, 10:])
+    found = refit(fit, held, weights, np.zeros((1, 12)), biased=biased)
+    assert found is not None
+    assert found.after < 0.05 * found.before
+
+
 def test_without_a_bias() -> None:
     x, y, weights, _ = problem(400)
     zero = np.zeros((2, 3))
