@@ -14,7 +14,6 @@ from graphprune.compensation.report import DriftReport
 from graphprune.compensation.rotation import rotate
 from graphprune.compensation.states import fold_states
 from graphprune.data.feeds import Calibration
-from graphprune.data.room import batch_sizes
 from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.shapes import Shapes
 from graphprune.passes.compensate import CompensatePass
@@ -40,9 +39,9 @@ def compensate(
     """A copy of `pruned` with refitted weights, how far it is from `original`, and warnings.
 
     What left the states of recurrent layers is taken in first, then layers are refitted. There are up
-    to two refitted copies, one with the dims inside heads mixed before. That is taken
-    whose outputs are closest to the original's on the inputs that regularisers are chosen by, or
-    `pruned` itself; the drift is measured on others.
+    to two refitted copies, one with the dims inside heads mixed before. That is taken whose outputs are
+    closest to the original's on the inputs that regularisers are chosen by, or `pruned` itself; the
+    drift is measured on others.
 
     Args:
         original: Canonical.
@@ -79,8 +78,7 @@ def compensate(
 
     try:
         folded = pruned.clone()
-        sizes = batch_sizes(original, fit, dims)
-        fold_states(folded, plan, original, fit, sizes=sizes, threads=threads, seed=seed)
+        fold_states(folded, plan, original, dims, fit, threads=threads, seed=seed)
         copy = folded.clone()
         mixed = rotate(copy, plan, original, dims, fit, threads=threads, seed=seed)
         share = 0.5 if mixed else 1.0

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.compensation.estimate import estimate
+from graphprune.data.room import batch_sizes
 from graphprune.onnx.constants import constant, set_constant
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.states import AXES, STATE, State, states_of, with_states
@@ -35,9 +36,9 @@ def fold_states(
     model: ir.Model,
     plan: Plan,
     original: ir.Model,
+    dims: Mapping[str, Sequence[int]],
     feeds: Sequence[Mapping[str, Array]],
     *,
-    sizes: Mapping[str, int] | None = None,
     threads: int = 1,
     seed: int = 0,
 ) -> None:
@@ -47,8 +48,8 @@ def fold_states(
         model: The pruned graph, whose weights change.
         plan: What was cut.
         original: What the plan was applied to.
+        dims: Shapes of the original's values at any binding, to bound memory.
         feeds: Inputs.
-        sizes: Elements of each value in one batch, to bound memory.
         threads: Of onnxruntime.
         seed: Of the choice of steps.
     """
@@ -57,6 +58,7 @@ def fold_states(
     wanted = [(states[name].value, AXES) for name in cuts]
     if not wanted:
         return
+    sizes = batch_sizes(original, feeds, dims)
     found = collect(with_states(original), wanted, feeds, sizes=sizes, threads=threads, seed=seed)
     nodes = {node_name(n): n for n in model.graph}
     names = FreshNames(model)

@@ -38,6 +38,10 @@ def halved(proto: onnx.ModelProto) -> tuple[Bench, Plan, ir.Model]:
     return bench, plan, bench.pruned(plan)
 
 
+def dims_of(bench: Bench) -> dict[str, tuple[int, ...]]:
+    return {v.name: d for v, d in bench.shapes[0].dims.items() if v.name}
+
+
 def layer(model: ir.Model) -> ir.Node:
     (found,) = [n for n in model.graph if n.op_type in ("LSTM", "GRU", "RNN")]
     return found
@@ -68,7 +72,7 @@ def test_exact_for_twins(op: str, attributes: str, bias: bool, directions: int) 
     bench, plan, pruned = halved(proto)
     feeds = sequences()
     before = error(bench, plan, pruned, feeds)
-    fold_states(pruned, plan, bench.model, feeds)
+    fold_states(pruned, plan, bench.model, dims_of(bench), feeds)
     assert before > 0.05
     assert error(bench, plan, pruned, feeds) < 1e-4 * before
 
@@ -80,7 +84,7 @@ def test_closer_on_new_inputs(op: str, attributes: str, directions: int) -> None
     bench, plan, pruned = halved(proto)
     feeds = sequences(40)
     before = error(bench, plan, pruned, feeds[32:])
-    fold_states(pruned, plan, bench.model, feeds[:32])
+    fold_states(pruned, plan, bench.model, dims_of(bench), feeds[:32])
     share = 0.7 if attributes.endswith("0") else 0.6
     assert error(bench, plan, pruned, feeds[32:]) < share * before
 
@@ -101,7 +105,7 @@ def test_a_constant_goes_into_the_bias_of_the_recurrence() -> None:
     of_inputs = layer(pruned).inputs[3].const_value.numpy()[0, :18].copy()
     feeds = sequences()
     before = error(bench, plan, pruned, feeds)
-    fold_states(pruned, plan, bench.model, feeds)
+    fold_states(pruned, plan, bench.model, dims_of(bench), feeds)
     assert before > 0.05
     after = error(bench, plan, pruned, feeds)
     assert after < 0.05 * before  # but for the first step, whose state is zero
@@ -114,7 +118,7 @@ def test_states_that_nothing_reads_are_looked_at_too(op: str) -> None:
     assert not layer(bench.model).outputs[0].name
     feeds = sequences()
     before = error(bench, plan, pruned, feeds)
-    fold_states(pruned, plan, bench.model, feeds)
+    fold_states(pruned, plan, bench.model, dims_of(bench), feeds)
     assert error(bench, plan, pruned, feeds) < 1e-4 * before
     assert not layer(bench.model).outputs[0].name
     assert not layer(pruned).outputs[0].name
@@ -124,7 +128,7 @@ def test_without_a_cut_state_nothing_runs() -> None:
     bench = Bench(recurrent("LSTM"))
     plan = bench.plan(bench.graph, np.zeros(bench.graph.resolver.classes.count, bool))
     copy = bench.model.clone()
-    fold_states(copy, plan, bench.model, [{"no": np.zeros(1)}])
+    fold_states(copy, plan, bench.model, {}, [{"no": np.zeros(1)}])
     assert layer(copy).inputs[2].const_value is layer(bench.model).inputs[2].const_value
 
 
