@@ -151,7 +151,7 @@ class _Ridge:
     def __init__(self, moments: Moments, weights: Array, bias: Array, biased: bool) -> None:
         self._covariance, right = moments.normal(biased=biased)
         through = self._covariance @ weights
-        scale = _scale(weights, through, right)
+        scale = _multiple(weights, through, right)
         self._right = right - scale * through
         self._weights, self._bias, self._biased = scale * weights, bias, biased
         self._centre = moments.centre()
@@ -177,7 +177,7 @@ class _Ridge:
         return found, y[:, columns] - (x[:, None] @ found)[:, 0]
 
 
-def _scale(weights: Array, through: Array, right: Array) -> float:
+def _multiple(weights: Array, through: Array, right: Array) -> float:
     """The number times which `weights` fit best; 1 where nothing comes through."""
     energy = float(np.vdot(weights, through))
     return float(np.vdot(weights, right)) / energy if energy > 0 else 1.0

@@ -20,6 +20,7 @@ from graphprune.compensation.products import Product, product_of
 from graphprune.onnx.constants import constant, set_constant
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.operands import attribute
+from graphprune.onnx.states import RECURRENT
 from graphprune.scoring.statistics import vectors
 
 Array = np.ndarray[Any, Any]
@@ -29,7 +30,7 @@ MOST_INPUTS = 4608
 """Wider problems (inputs x taps of one group) are left: their equations take gigabytes."""
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-GATED = ("LSTM", "GRU", "RNN", "Attention")
+GATED = (*RECURRENT, "Attention")
 """Ops of which the first product is not a value of the graph. Attention: that of com.microsoft."""
 
 

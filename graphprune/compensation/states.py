@@ -79,10 +79,11 @@ def fold_state(
         cuts: Of R.
         names: Of the pruned graph.
     """
-    directions, _, units = state.weights.shape
+    original = state.weights
+    directions, gates, units = original.shape
     covariance = known.covariance
     # Which of the original's weights stays at each place says which rows and columns do.
-    places: Array = take(np.arange(state.weights.size).reshape(state.weights.shape), cuts)
+    places: Array = take(np.arange(original.size).reshape(original.shape), cuts)
     if covariance is None or len(covariance) != directions * units or places.shape[2] == units:
         return
     bias = constant(node, _BIAS)
@@ -91,7 +92,7 @@ def fold_state(
     for d in range(directions):
         kept = places[d, 0] % units
         gone = np.setdiff1d(np.arange(units), kept)
-        rows = state.weights[d, places[d, :, 0] // units % state.weights.shape[1]]
+        rows = original[d, places[d, :, 0] // units % gates]
         own = slice(d * units, (d + 1) * units)
         matrix, shift = estimate(
             known.mean[own], covariance[own, own], kept, gone, centred=bias is not None

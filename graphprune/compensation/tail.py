@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.onnx.constants import numbers_of
 from graphprune.onnx.operands import attribute
-from graphprune.rules.context import is_weight
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +46,7 @@ def affine_tail(value: ir.Value, channels: int, trailing: int) -> tuple[ir.Value
 def _batch_norm(node: ir.Node, channels: int) -> tuple[Array, Array] | None:
     if attribute(node, "training_mode", 0) or len(node.inputs) != 5 or len(node.outputs) != 1:
         return None
-    arrays = [_constant(v) for v in node.inputs[1:]]
+    arrays = [numbers_of(v) for v in node.inputs[1:]]
     if any(a is None or a.shape != (channels,) for a in arrays):
         return None
     gamma, beta, mean, variance = (np.asarray(a) for a in arrays)
@@ -59,7 +59,7 @@ def _arithmetic(
 ) -> tuple[Array, Array] | None:
     if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None
-    constant = _constant(node.inputs[1 - position])
+    constant = numbers_of(node.inputs[1 - position])
     operand = None if constant is None else _per_channel(constant, channels, trailing)
     if operand is None or (position == 1 and node.op_type in ("Sub", "Div")):
         return None
@@ -81,11 +81,3 @@ def _per_channel(array: Array, channels: int, trailing: int) -> Array | None:
     if axis < 0 or array.shape[axis] != channels or array.size != channels:
         return None
     return array.reshape(-1)
-
-
-def _constant(value: ir.Value | None) -> Array | None:
-    if value is None or not is_weight(value) or value.const_value is None:
-        return None
-    if not value.const_value.dtype.is_floating_point():
-        return None
-    return np.asarray(value.const_value.numpy(), np.float64)

@@ -17,14 +17,24 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 def constant(node: ir.Node, i: int) -> Array | None:
     """The floating-point weight that is input `i`, float64; None where there is none."""
-    if i >= len(node.inputs):
-        return None
-    value = node.inputs[i]
+    return numbers_of(node.inputs[i]) if i < len(node.inputs) else None
+
+
+def is_constant(node: ir.Node, i: int) -> bool:
+    """Whether input `i` is a floating-point weight."""
+    return i < len(node.inputs) and _held(node.inputs[i]) is not None
+
+
+def numbers_of(value: ir.Value | None) -> Array | None:
+    """A floating-point weight in float64; None where a value is none."""
+    held = _held(value)
+    return None if held is None else np.asarray(held.numpy(), np.float64)
+
+
+def _held(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value is None or not is_weight(value) or value.const_value is None:
         return None
-    if value.const_value.dtype not in _FLOATS:
-        return None
-    return np.asarray(value.const_value.numpy(), np.float64)
+    return value.const_value if value.const_value.dtype in _FLOATS else None
 
 
 def set_constant(

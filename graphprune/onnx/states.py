@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.onnx.constants import constant
+from graphprune.onnx.constants import constant, is_constant
 from graphprune.onnx.operands import attribute
 from graphprune.rules.context import node_name
 
 Array = np.ndarray[Any, Any]
 
-_RECURRENT = ("LSTM", "GRU", "RNN")
+RECURRENT = ("LSTM", "GRU", "RNN")
 STATE = 2
 """Which input of a recurrent op R is, which reads the state of the step before."""
 
@@ -28,11 +28,16 @@ class State:
 
     Attributes:
         node: The layer.
-        weights: R, `(directions, gates * units, units)`, float64.
     """
 
     node: ir.Node
-    weights: Array
+
+    @property
+    def weights(self) -> Array:
+        """R, `(directions, gates * units, units)`, float64: read each time."""
+        found = constant(self.node, STATE)
+        assert found is not None
+        return found
 
     @property
     def value(self) -> str:
@@ -42,12 +47,11 @@ class State:
 
 def state_of(node: ir.Node) -> State | None:
     """A recurrent layer's; None where its weights are computed, or its batch comes first."""
-    if node.op_type not in _RECURRENT or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in RECURRENT or node.domain not in ("", "ai.onnx"):
         return None
     if attribute(node, "layout", 0):  # onnxruntime has no kernel for it
         return None
-    weights = constant(node, STATE)
-    return None if weights is None or weights.ndim != 3 else State(node, weights)
+    return State(node) if is_constant(node, STATE) else None
 
 
 def states_of(model: ir.Model) -> dict[str, State]:

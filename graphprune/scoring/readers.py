@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphprune.analysis.groups import Group
 from graphprune.onnx.operands import attribute
-from graphprune.onnx.states import AXES, STATE, State
+from graphprune.onnx.states import AXES, RECURRENT, STATE, State
 from graphprune.rules.context import is_weight
 from graphprune.scoring.statistics import Axes
 from graphprune.selection.criteria import power_sums, units_at
@@ -25,7 +25,6 @@ from graphprune.selection.criteria import power_sums, units_at
 Array = np.ndarray[Any, Any]
 
 _CONVS = ("Conv", "FusedConv", "ConvTranspose")
-_RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +60,7 @@ class _Use:
 
 def is_recurrent(group: Group) -> bool:
     """Whether the group is the hidden width of a recurrent layer, whose loop amplifies errors."""
-    return any(m.site.op in _RECURRENT and m.site.input == STATE for m in group.members)
+    return any(m.site.op in RECURRENT and m.site.input == STATE for m in group.members)
 
 
 def readers_of(
@@ -88,7 +87,7 @@ def readers_of(
     found = []
     for member in group.members:
         axes = member.resolved.axes
-        if member.site.op in _RECURRENT and member.site.input == STATE and member.axis == 2:
+        if member.site.op in RECURRENT and member.site.input == STATE and member.axis == 2:
             if member.site.node not in states:
                 return []
             found.append(_loop(states[member.site.node], units_at(group, member)))
@@ -106,9 +105,10 @@ def readers_of(
 
 def _loop(state: State, units: Array) -> Reader:
     """A recurrent layer as what reads its own state, all directions together."""
-    directions, _, width = state.weights.shape
+    weights = state.weights
+    directions, _, width = weights.shape
     both = np.tile(units, directions) if units.size == width else units
-    energy, absolute = (power_sums(state.weights, (0, 2), p).reshape(-1) for p in (2, 1))
+    energy, absolute = (power_sums(weights, (0, 2), p).reshape(-1) for p in (2, 1))
     return Reader(state.value, AXES, both, energy, absolute)
 
 
@@ -138,7 +138,7 @@ def _reader(use: _Use, position: int, rank: int) -> Reader | None:
             sums = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
         elif position == 1 and use.axis == rank - 2 and not attribute(node, "transB"):
             sums = _matrix(node, 0, 1)
-    elif node.op_type in _RECURRENT and position == 0 and use.axis == rank - 1:
+    elif node.op_type in RECURRENT and position == 0 and use.axis == rank - 1:
         sums = _matrix(node, 1, 2)
     if sums is None:
         return None
@@ -152,7 +152,7 @@ def _reader(use: _Use, position: int, rank: int) -> Reader | None:
 
 def _matrix(node: ir.Node, index: int, axis: int) -> Callable[[float], Array] | None:
     weight = _weight(node, index)
-    if weight is None or weight.ndim != (3 if node.op_type in _RECURRENT else 2):
+    if weight is None or weight.ndim != (3 if node.op_type in RECURRENT else 2):
         return None
     return lambda p: power_sums(weight, (axis,), p)
 

@@ -153,6 +153,20 @@ def test_each_direction_reads_its_own_state(op: str, directions: int) -> None:
     np.testing.assert_allclose(loop.energy, (weights**2).sum(1).ravel())
 
 
+def test_directions_that_are_summed_lose_the_same_units() -> None:
+    weights = {"w": drawn(2, 36, 4), "r": drawn(2, 36, 12), "v": drawn(12, 3), "one": np.array([1])}
+    body = (
+        'o = GRU <hidden_size = 12, direction = "bidirectional"> (x, w, r)'
+        " s = ReduceSum <keepdims = 0> (o, one) y = MatMul (s, v)"
+    )
+    text = {"inputs": "float[T, N, 4] x", "outputs": "float[T, N, 3] y"}
+    bench = Bench(from_text(body, weights, **text))
+    (group,) = bench.graph.groups
+    loop, behind = all_readers(bench, group)
+    np.testing.assert_array_equal(behind.units, np.arange(12))
+    np.testing.assert_array_equal(loop.units, np.tile(np.arange(12), 2))
+
+
 def test_nothing_reads_units_of_a_loop_that_folds_nothing() -> None:
     """Without a state, not even what is behind counts: the loop is what matters."""
     bench = Bench(recurrent("GRU"))
