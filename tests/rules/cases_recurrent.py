@@ -101,6 +101,17 @@ def last_states(rng: Rng, op: str) -> Example:
     return net.example(net.dense(h, hidden, m), units=[width, hidden])
 
 
+@case(*GATES)
+def directions_read_alike(rng: Rng, op: str) -> Example:
+    """One matrix reads both directions: whole directions are all that could leave, and they stay."""
+    net = Net(rng)
+    x, width = sequence(net, op)
+    hidden, m = net.size(4, 8), net.size(3, 5)
+    y = layer(net, op, x, width, hidden, direction="bidirectional")[0]
+    y = net.op("ReduceSum", net.dense(y, hidden, m), net.ints(1), keepdims=0)
+    return net.example(y, units=[width, 2], inner=[width, hidden])
+
+
 @case("LSTM")
 def peepholes(rng: Rng, op: str) -> Example:
     net = Net(rng)

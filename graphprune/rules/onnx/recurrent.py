@@ -108,6 +108,8 @@ def recurrent(ctx: OpContext) -> None:
             adopted.setdefault(view.input, []).extend(view.adopted(factors))
     for i, found in adopted.items():
         ctx.adopt(i, found)
+    for factor in met.factors:  # what reads both directions alike may tie all units of one
+        alg.balance(factor, rows_stay=True)
     alg.hints.extend((f.labels, "hidden") for f in met.factors)
 
     y_axes = {0: 2, 1: 3} if batch_first else {0: 1, 1: 3}
