@@ -62,7 +62,7 @@ class Options:
         criterion: `auto`, `l1`, `l2`, `l<P>`, `fpgm`, `bn-scale`, `random`; with `calib` also `energy`,
             `activation`, `wanda`, `flap`, `apoz` (`graphprune.scoring`), `taylor`, `fisher`
             (`graphprune.distill.scores`, needs torch). `auto` is the best that was
-            measured: `l2` without data, with data `BEST_WITH_DATA` (heads: `activation`).
+            measured: `l2` without data, with data `BEST_WITH_DATA`.
         scope: `local` (the same ratio everywhere), `global` (one threshold over the model) or
             `sensitivity` (widths of least summed damage, which is measured group by group).
         ratios_from: A file of `graphprune sensitivity`, whose damage curves set the widths.

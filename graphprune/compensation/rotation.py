@@ -21,7 +21,7 @@ from graphprune.compensation.linear import Linear, linear_of, output_rows, write
 from graphprune.onnx.names import FreshNames
 from graphprune.plan import Cut, Plan
 from graphprune.rules.context import node_name
-from graphprune.scoring.statistics import ROWS, chosen_rows
+from graphprune.scoring.statistics import LEAST_ROWS, chosen_rows
 
 Array = np.ndarray[Any, Any]
 Dims = Mapping[str, tuple[int, ...]]
@@ -193,7 +193,7 @@ def _moments(
 ) -> dict[tuple[int, bool], Moments]:
     """By pair and side, of what both make, or of what the second reads."""
     found: dict[tuple[int, bool], Moments] = {}
-    each = max(1, ROWS // max(len(feeds), 1))
+    each = max(1, LEAST_ROWS // max(len(feeds), 1))
     asked = [[_value(layer, p.reads) for _, layer, _ in _sides(p)] for p in pairs]
     with Frontier(original, feeds, asked, threads=threads) as walk:
         for i, pair in enumerate(pairs):

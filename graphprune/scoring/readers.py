@@ -8,12 +8,14 @@ state of a recurrent layer by what is behind it and by the layer itself, a step 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from scipy.linalg import block_diag
 
 from graphprune.analysis.groups import Group
 from graphprune.onnx.operands import attribute
@@ -23,6 +25,11 @@ from graphprune.scoring.statistics import Axes
 from graphprune.selection.criteria import power_sums, units_at
 
 Array = np.ndarray[Any, Any]
+
+_Sums = tuple[Callable[[float], Array] | None, Callable[[], Array] | None]
+
+_PIECE = 1 << 22
+"""Elements of a weight that are turned to float64 at a time."""
 
 _CONVS = ("Conv", "FusedConv", "ConvTranspose")
 
@@ -37,6 +44,8 @@ class Reader:
         units: Unit of the group that each channel carries, -1 for none: `(channels,)`.
         energy: Sum of the squared weights that each channel is multiplied by: `(channels,)`.
         absolute: The same with absolute weights.
+        gram: Makes the products of these weights between channels, `(channels, channels)`, whose
+            diagonal is `energy`.
     """
 
     value: str
@@ -44,6 +53,7 @@ class Reader:
     units: Array
     energy: Array
     absolute: Array
+    gram: Callable[[], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +119,12 @@ def _loop(state: State, units: Array) -> Reader:
     directions, _, width = weights.shape
     both = np.tile(units, directions) if units.size == width else units
     energy, absolute = (power_sums(weights, (0, 2), p).reshape(-1) for p in (2, 1))
-    return Reader(state.value, AXES, both, energy, absolute)
+    return Reader(state.value, AXES, both, energy, absolute, lambda: _loop_gram(weights))
+
+
+def _loop_gram(weights: Array) -> Array:
+    """Directions do not meet."""
+    return np.asarray(block_diag(*(_product(w, 1) for w in weights)))
 
 
 def uses_of(model: ir.Model) -> dict[str, list[tuple[ir.Node, int]]]:
@@ -125,56 +140,82 @@ def uses_of(model: ir.Model) -> dict[str, list[tuple[ir.Node, int]]]:
 def _reader(use: _Use, position: int, rank: int) -> Reader | None:
     node = use.node
     sums: Callable[[float], Array] | None = None
+    gram: Callable[[], Array] | None = None
     if node.op_type in _CONVS and position == 0 and use.axis == 1:
         weight = _weight(node, 1)
-        sums = None if weight is None else lambda p: _conv_sums(use, weight, p)
+        if weight is not None:
+            weights = weight
+            sums, gram = lambda p: _conv_sums(use, weights, p), lambda: _conv_gram(use, weights)
     elif node.op_type in ("Gemm", "FusedGemm") and position == 0 and use.axis == 1:
         if not attribute(node, "transA"):
-            sums = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
+            sums, gram = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
     elif node.op_type in ("MatMul", "FusedMatMul"):
         if attribute(node, "transA") or attribute(node, "transBatchA"):
             return None
         if position == 0 and use.axis == rank - 1:
-            sums = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
+            sums, gram = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
         elif position == 1 and use.axis == rank - 2 and not attribute(node, "transB"):
-            sums = _matrix(node, 0, 1)
+            sums, gram = _matrix(node, 0, 1)
     elif node.op_type in RECURRENT and position == 0 and use.axis == rank - 1:
-        sums = _matrix(node, 1, 2)
-    if sums is None:
+        sums, gram = _matrix(node, 1, 2)
+    if sums is None or gram is None:
         return None
     energy, absolute = sums(2), sums(1)
     if energy.shape != use.units.shape:
         return None
     value = node.inputs[position]
     assert value is not None
-    return Reader(value.name or "", use.axis, use.units, energy, absolute)
+    return Reader(value.name or "", use.axis, use.units, energy, absolute, gram)
 
 
-def _matrix(node: ir.Node, index: int, axis: int) -> Callable[[float], Array] | None:
+def _matrix(node: ir.Node, index: int, axis: int) -> _Sums:
     weight = _weight(node, index)
     if weight is None or weight.ndim != (3 if node.op_type in RECURRENT else 2):
-        return None
-    return lambda p: power_sums(weight, (axis,), p)
+        return None, None
+    return lambda p: power_sums(weight, (axis,), p), lambda: _product(weight, axis)
+
+
+def _product(weight: Array, axis: int) -> Array:
+    """Products of the weights between places along an axis, summed over all others."""
+    count = weight.shape[axis]
+    rows = np.moveaxis(weight, axis, 0).reshape(count, -1)
+    total = np.zeros((count, count))
+    step = max(1, _PIECE // max(count, 1))
+    for start in range(0, rows.shape[1], step):
+        piece = rows[:, start : start + step].astype(np.float64)
+        total += piece @ piece.T
+    return total
 
 
 def _conv_sums(use: _Use, weight: Array, p: float) -> Array:
     """Powers of the weights of each input channel; those to outputs that leave with it are 0."""
-    node = use.node
-    groups = int(attribute(node, "group", 1))
-    turned = node.op_type == "ConvTranspose"
-    if groups == 1:
-        return power_sums(weight, (0 if turned else 1,), p)
-    sums = power_sums(weight, (0, 1), p)  # Conv: out, in of its group; transposed the other way
-    if turned:
-        per_group = sums.reshape(groups, -1, weight.shape[1])
+    if attribute(use.node, "group", 1) == 1:
+        return power_sums(weight, (0 if use.node.op_type == "ConvTranspose" else 1,), p)
+    return np.asarray((np.abs(_by_group(use, weight)) ** p).sum((2, 3)).reshape(-1))
+
+
+def _conv_gram(use: _Use, weight: Array) -> Array:
+    """Their products between input channels; those of different groups do not meet."""
+    if attribute(use.node, "group", 1) == 1:
+        return _product(weight, 0 if use.node.op_type == "ConvTranspose" else 1)
+    return np.asarray(block_diag(*(_product(w, 0) for w in _by_group(use, weight))))
+
+
+def _by_group(use: _Use, weight: Array) -> Array:
+    """`(groups, inputs, outputs, taps)`, those to outputs that leave with the input are 0."""
+    groups = int(attribute(use.node, "group", 1))
+    if use.node.op_type == "ConvTranspose":  # in, out of its group; Conv the other way
+        found = weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
     else:
-        per_group = sums.reshape(groups, -1, weight.shape[1]).transpose(0, 2, 1)
-    _, inputs, outputs = per_group.shape  # group, input, output
-    made = use.channels.get(node.outputs[0].name or "")
+        shape = (groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
+        found = weight.reshape(shape).transpose(0, 2, 1, 3)
+    found = found.astype(np.float64)
+    _, inputs, outputs, _ = found.shape
+    made = use.channels.get(use.node.outputs[0].name or "")
     if made is not None and made.size == groups * outputs and use.units.size == groups * inputs:
-        mine = use.units.reshape(groups, inputs, 1)
-        per_group = np.where(made.reshape(groups, 1, outputs) == mine, 0, per_group)
-    return np.asarray(per_group.sum(2).reshape(-1))
+        mine = use.units.reshape(groups, inputs, 1, 1)
+        found = np.where(made.reshape(groups, 1, outputs, 1) == mine, 0, found)
+    return found
 
 
 def _weight(node: ir.Node, index: int) -> Array | None:

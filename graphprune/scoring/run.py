@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.analysis.groups import Group
 from graphprune.data.room import batch_sizes
 from graphprune.errors import UsageError
 from graphprune.onnx.states import states_of, with_states
@@ -83,7 +82,8 @@ def data_scores(
             f"criterion '{criterion}' does not use data: choose one of {', '.join(CRITERIA)}"
         )
     groups = [graph.by_name[name] for name in names]
-    chosen = {g.name: _best(g) if criterion == "auto" else criterion for g in groups}
+    if criterion == "auto":
+        criterion = BEST_WITH_DATA
     uses, states = uses_of(model), states_of(model)
     readers: dict[str, list[Reader]] = {g.name: readers_of(g, uses, states) for g in groups}
     products: dict[str, list[Product]] = {
@@ -97,7 +97,7 @@ def data_scores(
         with_states(model),
         wanted.items(),
         feeds,
-        full="energy" in chosen.values(),
+        full=criterion == "energy",
         sizes=batch_sizes(model, feeds, dims or {}),
         threads=threads,
         jobs=jobs,
@@ -110,8 +110,8 @@ def data_scores(
     def of(name: str) -> Array:
         pairs = [(r, statistics[r.value]) for r in readers[name]]
         found = [(r, s) for r, s in pairs if r.units.size == s.mean.size]  # of the same axes
-        values = _CRITERIA[chosen[name]](len(norms[name]), found) if found else None
-        if chosen[name] != "apoz" and products[name]:
+        values = _CRITERIA[criterion](len(norms[name]), found) if found else None
+        if criterion != "apoz" and products[name]:
             both = [
                 (p, statistics[p.sides[0].value], statistics[p.sides[1].value])
                 for p in products[name]
@@ -154,12 +154,3 @@ class _OnDemand(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _best(group: Group) -> str:
-    """What was best when measured, for its kind (docs/accuracy-criteria.md).
-
-    The residuals of a head's channels, each given the others of the same head, do not add up to what
-    the head as a whole is worth.
-    """
-    return "activation" if group.kind == "head" else BEST_WITH_DATA

@@ -2,7 +2,7 @@
 
 Only the activations of one batch are in memory, and no more of them than `MEMORY`: with more, the
 pass is made for one part of the values after the other. Of each value a seeded choice of positions
-counts, at most `ROWS` in all.
+counts, `rows_of` in all.
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ from graphprune.threads import in_order
 
 Array = np.ndarray[Any, Any]
 
-ROWS = 8192
-"""Vectors of each activation that are looked at."""
+ROWS = 32768
+"""Vectors of each activation that are looked at, at most."""
+
+LEAST_ROWS = 8192
+"""Vectors of wide activations, whose products take longer."""
+
+_PRODUCTS = 1 << 33
+"""Of the channels of an activation in all vectors: with more, fewer vectors are looked at."""
 
 WIDEST = 2048
 """Channels up to which covariances are taken; of wider activations variances only."""
@@ -38,65 +44,59 @@ class Statistics:
     Attributes:
         count: Vectors that were counted in.
         mean: Of each channel, `(channels,)`, float64.
-        scatter: Sum of products of deviations from the mean, `(channels, channels)`, or `(channels,)`
-            where only variances are kept.
-        absolute: Sum of absolute values, `(channels,)`.
+        squares: Sum of squared deviations from the mean, `(channels,)`.
+        scatter: Sum of their products, `(channels, channels)`; None where only variances are kept.
         zeros: How often each channel was exactly zero, `(channels,)`.
     """
 
     def __init__(self, channels: int, *, full: bool = True) -> None:
         self.count = 0
         self.mean = np.zeros(channels)
-        self.scatter = np.zeros((channels, channels) if full else channels)
-        self.absolute = np.zeros(channels)
+        self.squares = np.zeros(channels)
+        self.scatter: Array | None = np.zeros((channels, channels)) if full else None
         self.zeros = np.zeros(channels)
 
     def add(self, rows: Array) -> None:
-        """Count in `rows` `(n, channels)`, merging means so that nothing cancels (Chan et al.)."""
-        rows = rows.astype(np.float64)
+        """Count in `rows` `(n, channels)`, merging means so that nothing cancels (Chan et al.).
+
+        Products of deviations are taken in float32, half the time, and summed in float64.
+        """
         n = len(rows)
         if n == 0:
             return
-        mean = rows.mean(0)
+        rows = rows.astype(np.promote_types(rows.dtype, np.float32), copy=False)
+        mean = rows.mean(0, dtype=np.float64)
         shift = mean - self.mean
+        deviations = np.empty((n + 1, rows.shape[1]), np.float32)
+        np.subtract(rows, mean.astype(rows.dtype), out=deviations[:-1], casting="same_kind")
         weight = self.count * n / (self.count + n)
-        deviations = np.vstack(
-            [rows - mean, np.sqrt(weight) * shift]
-        )  # one more row merges the means
-        if self.full:
+        deviations[-1] = np.sqrt(weight) * shift  # one more row merges the means
+        if self.scatter is not None:
             self.scatter += deviations.T @ deviations
-        else:
-            self.scatter += (deviations**2).sum(0)
+        self.squares += np.einsum("nc,nc->c", deviations, deviations, dtype=np.float64)
         self.count += n
         self.mean += shift * n / self.count
-        self.absolute += np.abs(rows).sum(0)
-        self.zeros += (rows == 0).sum(0)
+        self.zeros += np.count_nonzero(rows == 0, axis=0)
 
     @property
     def full(self) -> bool:
         """Whether covariances are kept."""
-        return self.scatter.ndim == 2
+        return self.scatter is not None
 
     @property
     def covariance(self) -> Array | None:
         """`(channels, channels)`; None where only variances are kept."""
-        return self.scatter / max(self.count, 1) if self.full else None
+        return None if self.scatter is None else self.scatter / max(self.count, 1)
 
     @property
     def variance(self) -> Array:
         """Of each channel."""
-        sums = np.diagonal(self.scatter) if self.full else self.scatter
-        return np.asarray(sums / max(self.count, 1))
+        return np.asarray(self.squares / max(self.count, 1))
 
     @property
     def power(self) -> Array:
         """Mean square of each channel."""
         return self.variance + self.mean**2
-
-    @property
-    def mean_absolute(self) -> Array:
-        """Mean absolute value of each channel."""
-        return self.absolute / max(self.count, 1)
 
     @property
     def zero_share(self) -> Array:
@@ -156,21 +156,24 @@ def collect(
     parts = list(_parts([name for name, _ in values], sizes))
     axes = dict(values)
     number = {name: i for i, (name, _) in enumerate(values)}
-    each = max(1, ROWS // max(len(feeds), 1))
     found: dict[str, Statistics] = {}
     for p, part in enumerate(parts):
         with Session(model, threads=threads, outputs=part, arena=True) as session:
 
-            def rows_of(batch: int, part: list[str] = part, run: Any = session.run) -> list[Array]:
+            def looked_at(
+                batch: int, part: list[str] = part, run: Any = session.run
+            ) -> list[Array]:
                 results = run(feeds[batch])
                 rows = []
                 for name in part:
                     count, at = vectors(results[name], axes[name])
+                    width = results[name].size // max(count, 1)
+                    each = max(1, rows_of(width) // max(len(feeds), 1))
                     rows.append(at(chosen_rows(count, each, (seed, number[name], batch))))
                 return rows
 
             runs = max(1, min(jobs, MEMORY // max(sum(_size(n, sizes) for n in part), 1)))
-            for b, batch in enumerate(in_order(rows_of, range(len(feeds)), runs)):
+            for b, batch in enumerate(in_order(looked_at, range(len(feeds)), runs)):
                 for name, rows in zip(part, batch, strict=True):
                     if not np.isfinite(rows).all():
                         raise UsageError(
@@ -187,6 +190,11 @@ def collect(
         give_back()
     known.update({(name, axes[name]): statistics for name, statistics in found.items()})
     return {name: known[name, axis] for name, axis in everything.items() if (name, axis) in known}
+
+
+def rows_of(width: int) -> int:
+    """How many vectors of an activation of `width` channels are looked at, in all."""
+    return min(ROWS, max(LEAST_ROWS, _PRODUCTS // max(width, 1) ** 2))
 
 
 def vectors(array: Array, axes: Axes) -> tuple[int, Callable[[Array], Array]]:

@@ -10,6 +10,7 @@ from workbench import Bench, drawn, from_text
 
 from graphprune.analysis.groups import Group
 from graphprune.onnx.states import AXES, states_of
+from graphprune.scoring import readers as readers_module
 from graphprune.scoring.readers import Reader, is_recurrent, readers_of, uses_of
 
 IMAGE = {"inputs": "float[N, 4, 8, 8] x", "outputs": "float[N, C, H, W] y"}
@@ -22,7 +23,10 @@ def readers(bench: Bench, size: int) -> list[Reader]:
 
 
 def all_readers(bench: Bench, group: Group) -> list[Reader]:
-    return readers_of(group, uses_of(bench.model), states_of(bench.model))
+    found = readers_of(group, uses_of(bench.model), states_of(bench.model))
+    for reader in found:
+        np.testing.assert_allclose(np.diagonal(reader.gram()), reader.energy)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,8 @@ def test_matrices(body: str, shape: tuple[int, int], axis: int) -> None:
     np.testing.assert_array_equal(found.units, np.arange(6))
     np.testing.assert_allclose(found.energy, (v.astype(np.float64) ** 2).sum(1 - axis))
     np.testing.assert_allclose(found.absolute, np.abs(v.astype(np.float64)).sum(1 - axis))
+    rows = np.moveaxis(v.astype(np.float64), axis, 0)
+    np.testing.assert_allclose(found.gram(), rows @ rows.T)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +59,16 @@ def test_convolutions(body: str, shape: tuple[int, ...], axis: int) -> None:
     (found,) = readers(bench, 6)
     rest = tuple(a for a in range(4) if a != axis)
     np.testing.assert_allclose(found.energy, (v.astype(np.float64) ** 2).sum(rest))
+    rows = np.moveaxis(v.astype(np.float64), axis, 0).reshape(6, -1)
+    np.testing.assert_allclose(found.gram(), rows @ rows.T)
+
+
+def test_a_large_weight_is_multiplied_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    v = drawn(6, 40)
+    bench = Bench(from_text("h = MatMul (x, w) y = MatMul (h, v)", {"w": drawn(8, 6), "v": v}))
+    whole = readers(bench, 6)[0].gram()
+    monkeypatch.setattr(readers_module, "_PIECE", 6 * 7)
+    np.testing.assert_allclose(readers(bench, 6)[0].gram(), whole)
 
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
@@ -85,8 +101,17 @@ def test_grouped_layers_read(op: str) -> None:
         expected = square.reshape(2, 2, 32).sum(1).reshape(-1)
     else:
         expected = square.sum(1)
+    if op == "Conv":
+        dense = v.astype(np.float64).reshape(2, 2, 32).transpose(0, 2, 1)
+    else:
+        dense = v.astype(np.float64).reshape(2, 32, 2)
     for reader in found:
         np.testing.assert_allclose(reader.energy, expected)
+        gram = reader.gram()
+        for g, rows in enumerate(dense):
+            mine = slice(32 * g, 32 * g + 32)
+            np.testing.assert_allclose(gram[mine, mine], rows @ rows.T)
+        assert not gram[:32, 32:].any()
 
 
 def test_a_flattened_map_carries_each_unit_many_times() -> None:
@@ -151,6 +176,10 @@ def test_each_direction_reads_its_own_state(op: str, directions: int) -> None:
     np.testing.assert_array_equal(np.sort(loop.units), np.arange(12 * directions))
     np.testing.assert_array_equal(loop.units, behind.units)
     np.testing.assert_allclose(loop.energy, (weights**2).sum(1).ravel())
+    for i, own in enumerate(weights):
+        mine = slice(12 * i, 12 * i + 12)
+        np.testing.assert_allclose(loop.gram()[mine, mine], own.T @ own)
+    assert not loop.gram()[:12, 12:].any()
 
 
 def test_directions_that_are_summed_lose_the_same_units() -> None:

@@ -32,7 +32,6 @@ def test_they_are_those_of_the_activation() -> None:
     np.testing.assert_allclose(found.covariance, np.cov(r.T, bias=True), atol=1e-5)
     np.testing.assert_allclose(found.variance, r.var(0), atol=1e-5)
     np.testing.assert_allclose(found.power, (r**2).mean(0), atol=1e-5)
-    np.testing.assert_allclose(found.mean_absolute, np.abs(r).mean(0), atol=1e-6)
     np.testing.assert_allclose(found.zero_share, (r == 0).mean(0))
     assert 0 < found.zero_share.mean() < 1
 
