@@ -29,6 +29,11 @@ ROWS = 32768
 
 LEAST_ROWS = 8192
 ROWS_PER_INPUT = 10
+ROWS_PER_SAMPLE = 64
+"""As many of each sample, where that is more and products of so many take no long time."""
+
+_PRODUCTS = 1 << 33
+"""Of the width of a layer with itself, in all rows: with more they would take their time, and memory."""
 
 _LINEAR = op_names(
     "Conv ConvTranspose ConvInteger QLinearConv FusedConv Gemm FusedGemm MatMul FusedMatMul "
@@ -233,7 +238,8 @@ def _same_cuts(one: Sequence[Cut], other: Sequence[Cut]) -> bool:
 
 
 def rows_per_sample(target: Target, samples: int) -> int:
-    """How many rows of each sample are looked at: more where there are more weights to fit."""
+    """How many rows of each sample are looked at: more where there are more weights to fit, or samples."""
     inputs = int(target.layer.weights.shape[1])
-    rows = min(ROWS, max(LEAST_ROWS, ROWS_PER_INPUT * inputs))
+    cheap = min(ROWS_PER_SAMPLE * samples, _PRODUCTS // max(inputs, target.scale.size) ** 2)
+    rows = min(ROWS, max(LEAST_ROWS, ROWS_PER_INPUT * inputs, cheap))
     return max(1, -(-rows // max(samples, 1)))

@@ -46,3 +46,21 @@ def test_without_a_skip_the_scale_is_that_behind_the_batch_norm() -> None:
     text = "a = MatMul (x, w0) r = Relu (a) d = MatMul (r, w1) "
     text += "e = BatchNormalization (d, g, b, m, v) y = Relu (e)"
     assert found(text) == {"w1": ("e", None)}
+
+
+def test_more_samples_give_more_rows_where_layers_are_narrow() -> None:
+    """Places of one sample are alike: of many samples more is looked at, as long as that is cheap."""
+    for width, rows in ((6, ROWS), (512, ROWS), (1024, 10240), (2048, 20480), (4096, ROWS)):
+        bench = Bench(from_text("a = MatMul (x, w) y = MatMul (a, v)", wide(width)))
+        removed = np.zeros(bench.graph.resolver.classes.count, bool)
+        removed[bench.graph.groups[0].units[:1]] = True
+        plan = bench.plan(bench.graph, removed)
+        dims = {v.name: d for v, d in bench.shapes[0].dims.items()}
+        (target,) = find_targets(bench.model, plan, dims, bench.model)[0]
+        assert 512 * rows_per_sample(target, 512) == rows
+        few = max(LEAST_ROWS, min(10 * width, ROWS))
+        assert few <= 64 * rows_per_sample(target, 64) < few + 64
+
+
+def wide(width: int) -> dict[str, np.ndarray]:
+    return {"w": drawn(8, width), "v": drawn(width, 4)}
