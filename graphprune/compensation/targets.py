@@ -20,20 +20,16 @@ from graphprune.compensation.tail import affine_tail
 from graphprune.onnx.operands import op_names
 from graphprune.plan import Cut, Plan, pruned_shape, take
 from graphprune.rules.context import is_weight, node_name
+from graphprune.scoring.statistics import LEAST_ROWS, ROWS, rows_of
 
 Array = np.ndarray[Any, Any]
 Dims = Mapping[str, tuple[int, ...]]
 
-ROWS = 32768
-"""Rows of each layer that are looked at, at most, spread over all calibration inputs."""
-
-LEAST_ROWS = 8192
 ROWS_PER_INPUT = 10
-ROWS_PER_SAMPLE = 64
-"""As many of each sample, where that is more and products of so many take no long time."""
+"""Rows of a layer that are looked at for each of its inputs, `LEAST_ROWS` to `ROWS` in all."""
 
-_PRODUCTS = 1 << 33
-"""Of the width of a layer with itself, in all rows: with more they would take their time, and memory."""
+ROWS_PER_SAMPLE = 64
+"""As many of each sample, where that is more and `rows_of` allows so many of such a width."""
 
 _LINEAR = op_names(
     "Conv ConvTranspose ConvInteger QLinearConv FusedConv Gemm FusedGemm MatMul FusedMatMul "
@@ -240,6 +236,6 @@ def _same_cuts(one: Sequence[Cut], other: Sequence[Cut]) -> bool:
 def rows_per_sample(target: Target, samples: int) -> int:
     """How many rows of each sample are looked at: more where there are more weights to fit, or samples."""
     inputs = int(target.layer.weights.shape[1])
-    cheap = min(ROWS_PER_SAMPLE * samples, _PRODUCTS // max(inputs, target.scale.size) ** 2)
+    cheap = min(ROWS_PER_SAMPLE * samples, rows_of(max(inputs, target.scale.size)))
     rows = min(ROWS, max(LEAST_ROWS, ROWS_PER_INPUT * inputs, cheap))
     return max(1, -(-rows // max(samples, 1)))

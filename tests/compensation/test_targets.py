@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from workbench import Bench, drawn, from_text
 
-from graphprune.compensation.targets import LEAST_ROWS, ROWS, find_targets, rows_per_sample
+from graphprune.compensation.targets import find_targets, rows_per_sample
+from graphprune.scoring.statistics import LEAST_ROWS, ROWS
 
 NORM = {"g": 1 + drawn(6), "b": drawn(6), "m": drawn(6), "v": 1 + drawn(6) ** 2}
 HIDDEN = {"w0": drawn(8, 16), "w1": drawn(16, 6), "w2": drawn(16, 6, seed=1), "z": drawn(6)}
