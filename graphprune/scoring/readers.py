@@ -26,7 +26,8 @@ from graphprune.selection.criteria import power_sums, units_at
 
 Array = np.ndarray[Any, Any]
 
-_Sums = tuple[Callable[[float], Array] | None, Callable[[], Array] | None]
+_Sums = tuple[Callable[[float], Array], Callable[[], Array]]
+"""Makes sums of powers of the weights of each channel, and products of them between channels."""
 
 _PIECE = 1 << 22
 """Elements of a weight that are turned to float64 at a time."""
@@ -139,27 +140,24 @@ def uses_of(model: ir.Model) -> dict[str, list[tuple[ir.Node, int]]]:
 
 def _reader(use: _Use, position: int, rank: int) -> Reader | None:
     node = use.node
-    sums: Callable[[float], Array] | None = None
-    gram: Callable[[], Array] | None = None
+    found: _Sums | None = None
     if node.op_type in _CONVS and position == 0 and use.axis == 1:
-        weight = _weight(node, 1)
-        if weight is not None:
-            weights = weight
-            sums, gram = lambda p: _conv_sums(use, weights, p), lambda: _conv_gram(use, weights)
+        found = _convolution(use)
     elif node.op_type in ("Gemm", "FusedGemm") and position == 0 and use.axis == 1:
         if not attribute(node, "transA"):
-            sums, gram = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
+            found = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
     elif node.op_type in ("MatMul", "FusedMatMul"):
         if attribute(node, "transA") or attribute(node, "transBatchA"):
             return None
         if position == 0 and use.axis == rank - 1:
-            sums, gram = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
+            found = _matrix(node, 1, 1 if attribute(node, "transB") else 0)
         elif position == 1 and use.axis == rank - 2 and not attribute(node, "transB"):
-            sums, gram = _matrix(node, 0, 1)
+            found = _matrix(node, 0, 1)
     elif node.op_type in RECURRENT and position == 0 and use.axis == rank - 1:
-        sums, gram = _matrix(node, 1, 2)
-    if sums is None or gram is None:
+        found = _matrix(node, 1, 2)
+    if found is None:
         return None
+    sums, gram = found
     energy, absolute = sums(2), sums(1)
     if energy.shape != use.units.shape:
         return None
@@ -168,10 +166,17 @@ def _reader(use: _Use, position: int, rank: int) -> Reader | None:
     return Reader(value.name or "", use.axis, use.units, energy, absolute, gram)
 
 
-def _matrix(node: ir.Node, index: int, axis: int) -> _Sums:
+def _convolution(use: _Use) -> _Sums | None:
+    weight = _weight(use.node, 1)
+    if weight is None:
+        return None
+    return lambda p: _conv_sums(use, weight, p), lambda: _conv_gram(use, weight)
+
+
+def _matrix(node: ir.Node, index: int, axis: int) -> _Sums | None:
     weight = _weight(node, index)
     if weight is None or weight.ndim != (3 if node.op_type in RECURRENT else 2):
-        return None, None
+        return None
     return lambda p: power_sums(weight, (axis,), p), lambda: _product(weight, axis)
 
 
