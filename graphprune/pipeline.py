@@ -141,7 +141,7 @@ def sensitivity(
         options: Calibration inputs, metric, criterion, alignment and which groups; or as keywords.
         fractions: Of each group's units that stay, rounded to the grid.
         compensate: Measure with compensation, too.
-        jobs: Processes.
+        jobs: Processes that measure, and threads of this one until they can; 1: one thread.
         scheduler: Address of a Dask scheduler, in place of processes.
         checkpoint: File that keeps measurements; a later call with the same settings and data goes on
             from it. It is left behind.
@@ -169,7 +169,7 @@ def sensitivity(
         options,
         work.calibration,
         source_sha256=work.loaded.sha256,
-        scores=scores_for(work),
+        scores=scores_for(work, None if scheduler else jobs),
         known=work.collected,
         metric=options.eval,
         fractions=fractions,

@@ -115,24 +115,25 @@ def sensitivity(
             return replace(empty, measurements=done, quality=quality)
 
         if left:
-            statistics = None
-            if compensate:
-                statistics = _statistics(model, shapes[0], prober, options, data, known, jobs)
-            names = [g.name for g in prober.groups]
-            if scores is not None:
-                of = scores(prober.graph, names)
-            else:
-                of = scored(prober.groups, subject.weight, options.criterion, options.seed)
             job = Job(
                 ir.to_proto(model).SerializeToString(),
                 (dict(shapes[0].binding), dict(shapes[1].binding)),
                 Options(**{name: getattr(options, name) for name in _TRAVELLING}),
                 judged_feeds(data),
-                statistics,
                 metric,
                 both,
             )
-            for each in take_on(job)((p, of[p.group]) for p in left):
+            measured = take_on(job)
+            statistics = None
+            if compensate:
+                statistics = _statistics(model, shapes[0], prober, options, data, known, jobs)
+            names = list(dict.fromkeys(p.group for p in left))
+            if scores is not None:
+                of = scores(prober.graph, names)
+            else:
+                groups = [prober.graph.by_name[n] for n in names]
+                of = scored(groups, subject.weight, options.criterion, options.seed)
+            for each in measured(((p, of[p.group]) for p in left), len(left), statistics):
                 found[each.group, each.counts] = each
                 report(len(found) / len(points))
                 if checkpoint is not None:

@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_complet
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,6 +31,9 @@ from graphprune.threads import one_blas_thread
 
 Array = np.ndarray[Any, Any]
 Feeds = Sequence[Mapping[str, Array]]
+Collected = Mapping[str, Statistics]
+"""Of what the layers read that are folded, by value."""
+
 Scored = tuple[Point, Array]
 """What is measured, and the scores of the group's units."""
 
@@ -43,7 +47,6 @@ class Job:
         bindings: Two sizes of its dynamic dimensions.
         options: Which groups, at which alignment.
         judged: Inputs that damage is measured on.
-        statistics: Of what the layers read that are folded; None: nothing is compensated.
         metric: The user's, where there is one: as text it is imported in every process.
         both: Measure as cut too, not only with compensation.
         key: Tells jobs apart within a process.
@@ -53,7 +56,6 @@ class Job:
     bindings: tuple[Mapping[str, int], Mapping[str, int]]
     options: Options
     judged: Feeds
-    statistics: Mapping[str, Statistics] | None = None
     metric: Any = None
     both: bool = True
     key: str = field(default_factory=lambda: uuid4().hex)
@@ -69,9 +71,12 @@ class Bench:
         self._metric = None if job.metric is None else load_metric(job.metric, threads=threads)
         self.prober = Prober(model, shape_pair(model, *job.bindings), job.options)
         self._judge = Judge(model, job.judged, threads)
+        self._model = model
         self.folder: Folder | None = None
-        if job.statistics is not None:
-            self.folder = Folder(reading_of(model, self.prober.groups), job.statistics)
+
+    def compensate(self, known: Collected) -> None:
+        """Fold what leaves from now on, by statistics of what the layers read."""
+        self.folder = Folder(reading_of(self._model, self.prober.groups), known)
 
     def measure(self, scored: Scored) -> Measurement:
         """One group at one width, as cut and with compensation."""
@@ -101,43 +106,70 @@ class Bench:
 _ready: dict[str, Bench] = {}
 
 
-def measure(job: Job | str, scored: Scored) -> Measurement:
-    """Measure in this process, which keeps what the job, or the file that holds it, needs."""
+def prepare(job: Job | str) -> None:
+    """Make a job ready in this process, which keeps what the job, or the file that holds it, needs."""
     key = job if isinstance(job, str) else job.key
-    with one_blas_thread():
-        if key not in _ready:
-            _ready.clear()
-            given = pickle.loads(Path(job).read_bytes()) if isinstance(job, str) else job
+    if key not in _ready:
+        _ready.clear()
+        given: Job = _loaded(job) if isinstance(job, str) else job
+        with one_blas_thread():
             _ready[key] = Bench(given)
-        return _ready[key].measure(scored)
 
 
-Measured = Callable[[Iterable[Scored]], Iterator[Measurement]]
+def measure(
+    job: Job | str, known: Collected | str | None, scored: Sequence[Scored]
+) -> list[Measurement]:
+    """Measure in this process, with compensation where there are statistics, or a file of them."""
+    prepare(job)
+    bench = _ready[job if isinstance(job, str) else job.key]
+    if known is not None and bench.folder is None:
+        bench.compensate(_loaded(known) if isinstance(known, str) else known)
+    with one_blas_thread():
+        return [bench.measure(each) for each in scored]
+
+
+def _loaded(file: str) -> Any:
+    with Path(file).open("rb") as stream:
+        return pickle.load(stream)
+
+
+def _written(given: object, file: Path) -> str:
+    with file.open("wb") as stream:
+        pickle.dump(given, stream, protocol=5)  # large arrays go straight to the file
+    return str(file)
+
+
+Measured = Callable[[Iterable[Scored], int, Collected | None], Iterator[Measurement]]
+"""From scored points, how many they are, and statistics (None: nothing is compensated), to measurements
+in the order in which they are ready."""
+
+_TURNS = 4
+"""Turns of each worker at least, so that none is left with nothing to do for long."""
 
 
 @contextmanager
 def workers(jobs: int = 1, scheduler: str = "") -> Iterator[Callable[[Job], Measured]]:
-    """Processes that get ready while a job is put together.
+    """Processes that import what they need while a job is put together.
 
     Args:
         jobs: Processes; 1: this one.
         scheduler: Address of a Dask scheduler, in place of processes of this machine.
 
     Yields:
-        A function that takes the job, and gives one from scored points to measurements, in the order
-        in which they are ready.
+        A function that takes the job, which processes make ready at once, and gives what measures.
 
     Raises:
         UsageError: No such scheduler, or a cluster without `dask.distributed`.
     """
     if scheduler:
         with _cluster(scheduler) as client:
+            executor = client.get_executor(retries=3, pure=False)
+            count = sum(client.nthreads().values())
 
-            def send(job: Job) -> Measured:
-                shared = client.submit(_identity, job, pure=False)  # a dead worker's is made anew
-                return partial(_through, client.get_executor(retries=3, pure=False), shared)
+            def share(given: object) -> Any:  # a dead worker's is made anew
+                return client.submit(_identity, given, pure=False)
 
-            yield send
+            yield lambda job: partial(_through, executor, count, share, share(job))
     elif jobs > 1:
         import multiprocessing
 
@@ -149,14 +181,31 @@ def workers(jobs: int = 1, scheduler: str = "") -> Iterator[Callable[[Job], Meas
             for _ in range(jobs):
                 pool.submit(_wake)
 
-            def write(job: Job) -> Measured:
-                file = Path(folder, job.key)
-                file.write_bytes(pickle.dumps(job))
-                return partial(_through, pool, str(file))
+            def write(given: object) -> str:
+                return _written(given, Path(folder, uuid4().hex))
 
-            yield write
+            def take_on(job: Job) -> Measured:
+                file = write(job)
+                for _ in range(jobs):
+                    pool.submit(prepare, file)
+                return partial(_through, pool, jobs, write, file)
+
+            yield take_on
     else:
-        yield lambda job: partial(map, Bench(job).measure)
+        yield _here
+
+
+def _here(job: Job) -> Measured:
+    bench = Bench(job)
+
+    def measured(
+        scored: Iterable[Scored], count: int, known: Collected | None
+    ) -> Iterator[Measurement]:
+        if known is not None:
+            bench.compensate(known)
+        return map(bench.measure, scored)
+
+    return measured
 
 
 def _wake() -> None:
@@ -164,23 +213,45 @@ def _wake() -> None:
     import onnxruntime  # noqa: F401
 
 
-def _identity(job: Job) -> Job:
-    return job
+def _identity(given: Any) -> Any:
+    return given
 
 
-def _through(executor: Executor, job: Any, scored: Iterable[Scored]) -> Iterator[Measurement]:
-    """Send each on as soon as it is scored: the first are measured while others are."""
-    waiting: list[Future[Measurement]] = []
+def _through(
+    executor: Executor,
+    workers: int,
+    share: Callable[[object], Any],
+    job: Any,
+    scored: Iterable[Scored],
+    count: int,
+    known: Collected | None,
+) -> Iterator[Measurement]:
+    """Send parts on as soon as they are scored: the first are measured while others are."""
+    waiting: list[Future[list[Measurement]]] = []
+    shared = None if known is None else share(known)
     try:
-        for each in scored:  # what fails here is not a worker's
-            with _of_a_worker():
-                waiting.append(executor.submit(measure, job, each))
+        for part in _parts(scored, count // (_TURNS * max(workers, 1))):
+            with _of_a_worker():  # what fails in the line above is not a worker's
+                waiting.append(executor.submit(measure, job, shared, part))
         with _of_a_worker():
             for done in as_completed(waiting):
-                yield done.result()
+                yield from done.result()
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _parts(scored: Iterable[Scored], most: int) -> Iterator[list[Scored]]:
+    """Points of one group together, whose worker keeps what stands before it (`prefix.py`)."""
+    for _, points in groupby(scored, key=lambda each: each[0].group):
+        part: list[Scored] = []
+        for each in points:
+            part.append(each)
+            if len(part) >= most:
+                yield part
+                part = []
+        if part:
+            yield part
 
 
 @contextmanager

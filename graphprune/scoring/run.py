@@ -31,8 +31,6 @@ _CRITERIA: dict[str, Callable[..., Array | None]] = {
     "apoz": apoz,
 }
 
-_TURNS = 4
-"""Groups that each thread scores before the first of them is returned."""
 
 CRITERIA = tuple(_CRITERIA)
 """What `data_scores` knows, beside `auto`."""
@@ -127,26 +125,26 @@ class _OnDemand(Mapping[str, Array]):
     """Scores that are computed when they are asked for, once: some are of use before all are.
 
     Args:
-        names: In the order in which they are asked for, mostly.
+        names: In the order in which they are asked for, mostly: those of all before one are made first.
         of: Makes the scores of one name, in any thread.
-        jobs: Threads; each time, some of the next names have theirs computed too.
+        jobs: Threads; with several, the next ones are made meanwhile.
     """
 
     def __init__(self, names: Iterable[str], of: Callable[[str], Array], jobs: int) -> None:
         self._names = tuple(names)
-        self._of: Callable[[str], Array] | None = of
-        self._jobs = jobs
         self._known: dict[str, Array] = {}
+        self._coming: Iterator[tuple[str, Array]] = zip(
+            self._names, in_order(of, self._names, jobs), strict=True
+        )
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._known:
-            if name not in self._names or self._of is None:
+        while name not in self._known:
+            each, found = next(self._coming, (None, None))
+            if each is None or found is None:
                 raise KeyError(name)
-            left = [n for n in self._names[self._names.index(name) :] if n not in self._known]
-            some = left[: _TURNS * self._jobs] if self._jobs > 1 else [name]
-            self._known.update(zip(some, in_order(self._of, some, self._jobs), strict=True))
+            self._known[each] = found
             if len(self._known) == len(self._names):
-                self._of = None  # and the statistics that it holds
+                self._coming = iter(())  # and the statistics that it held
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -56,13 +56,18 @@ def _measured(work: Work) -> Measured:
     )
 
 
-def scores_for(work: Work) -> Scores | None:
-    """Scores of the model's units from calibration inputs; None where the criterion needs none."""
-    scores_of = _scores_of(work)
+def scores_for(work: Work, jobs: int | None = None) -> Scores | None:
+    """Scores of the model's units from calibration inputs; None where the criterion needs none.
+
+    Args:
+        work: A model that ran whole.
+        jobs: Threads that score; None: as many as the machine has room for.
+    """
+    scores_of = _scores_of(work, jobs)
     return None if scores_of is None else scores_of(_subject(work))
 
 
-def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
+def _scores_of(work: Work, jobs: int | None = None) -> Callable[[Subject], Scores] | None:
     """The user's scores, or those from calibration inputs, of a model that ran whole.
 
     From inputs that are made up nothing is chosen unless a criterion is named.
@@ -115,7 +120,7 @@ def _scores_of(work: Work) -> Callable[[Subject], Scores] | None:
                         options.criterion,
                         dims=dims,
                         threads=options.threads,
-                        jobs=at_once(options.threads),
+                        jobs=at_once(options.threads) if jobs is None else jobs,
                         seed=options.seed,
                         known=work.collected if subject.model is work.base_model else None,
                         progress=report,
