@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.damage.bench import Job
 from graphprune.damage.fold import reading_of, statistics_of
 from graphprune.damage.probe import Prober
 from graphprune.damage.result import Measurement, Sensitivity
-from graphprune.damage.work import Job, workers
+from graphprune.damage.work import workers
 from graphprune.data.feeds import Calibration
 from graphprune.data.metric import load_metric
 from graphprune.decide import check_globs

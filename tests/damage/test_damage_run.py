@@ -93,7 +93,7 @@ def test_what_is_there_is_not_measured_again(tmp_path: Path, monkeypatch: Any) -
     half = json.loads(file.read_text())
     half["measurements"] = half["measurements"][1:4]
     file.write_text(json.dumps(half))
-    from graphprune.damage.work import Bench
+    from graphprune.damage.bench import Bench
 
     measured: list[Any] = []
     measure = Bench.measure
