@@ -24,6 +24,7 @@ import onnx_ir as ir
 import graphprune
 from graphprune import zoo
 from graphprune.data.feeds import read_calibration
+from graphprune.distill import pace
 from graphprune.distill import train as training
 from graphprune.distill.run import distill
 from graphprune.onnx.canonical import canonicalise
@@ -108,6 +109,7 @@ def row(given: argparse.Namespace, case: Case, ratio: float, seed: int) -> list[
         f"{given.minutes:g}",
         report.samples,
         report.steps,
+        report.batch,
         f"{report.lr:g}",
         _figures(base),
         _figures(before),
@@ -128,6 +130,7 @@ HEADER = (
     "minutes",
     "inputs",
     "steps",
+    "samples in a step",
     "learning rate",
     "original",
     "refitted",
@@ -153,7 +156,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.cpu_time:  # on a machine that others use, the clock says little
-        training.perf_counter = time.process_time  # type: ignore[assignment]
+        training.perf_counter = pace.perf_counter = time.process_time  # type: ignore[assignment]
     rows = []
     for name in given.names:
         case = case_of(name, given)
@@ -168,7 +171,7 @@ def main() -> int:
             "inputs to give what the original gives; scored on others. One thread, teacher included; "
             "minutes are of CPU time with `--cpu-time` (the machine was shared with other work).",
             "\n".join(environment()),
-            table(HEADER, rows, tuple(range(1, 7))),
+            table(HEADER, rows, tuple(range(1, 8))),
         ]
         write_page(given.out, "Accuracy after distillation without labels", parts)
     return 0

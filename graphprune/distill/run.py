@@ -132,6 +132,7 @@ def _distill(
     from graphprune.distill.equal import require_equal
     from graphprune.distill.matches import find_matches
     from graphprune.distill.module import OnnxModule
+    from graphprune.distill.pace import paced, seconds_of
     from graphprune.distill.samples import make_steps
     from graphprune.distill.teacher import Teacher
     from graphprune.distill.train import Recipe, Training
@@ -150,12 +151,19 @@ def _distill(
         raise UnsupportedModelError(
             "no floating-point value of the original is in the pruned graph"
         )
-    train, judge = (make_steps(original, part, size, padding) for part in (learn, held))
+    judge = make_steps(original, held, size, padding)
     require_equal(pruned, student, judge[0][0].feeds, threads)
     checkpoints = Checkpoints(checkpoint, _key(plan, student, learn, held, seed))
-    recipe = Recipe(usual if lr is None else lr, minutes, steps, seed)
     teacher = Teacher(original, matches, device, threads=threads)
     try:
+        saved = checkpoints.load()
+        if saved is not None:
+            size = saved.get("batch", size)
+        elif minutes is not None:
+            few = make_steps(original, _first(learn, 2 * size), size, padding)
+            size = paced(size, seconds_of(student, teacher, matches, few), minutes, steps)
+        recipe = Recipe(usual if lr is None else lr, minutes, steps, seed, size)
+        train = make_steps(original, learn, size, padding)
         state = Training(
             student,
             pruned,
@@ -180,7 +188,7 @@ def _distill(
         samples=samples,
         held_out=sum(b.samples for b in held),
         lr=recipe.lr,
-        batch=size,
+        batch=recipe.batch,
         device=device.type,
         matched=tuple(m.name for m in matches),
         start=state.start,
@@ -207,6 +215,12 @@ def _parts(calibration: Calibration) -> tuple[list[Batch], list[Batch]]:
     if not learn or not held:
         raise UsageError("distillation needs calibration inputs to learn from and to judge by")
     return learn, held
+
+
+def _first(batches: list[Batch], samples: int) -> list[Batch]:
+    """As many as hold so many samples."""
+    totals = np.cumsum([b.samples for b in batches])
+    return batches[: int(np.searchsorted(totals, samples)) + 1]
 
 
 def _kind(student: OnnxModule) -> tuple[int, float]:

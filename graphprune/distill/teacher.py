@@ -83,9 +83,14 @@ class Teacher:
             self._kept[key] = found
         return {n: t.to(self._device) for n, t in found.items()}
 
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._left += sum(t.nbytes for found in self._kept.values() for t in found.values())
+        self._kept.clear()
+
     def close(self) -> None:
         """Let go of onnxruntime and of what is kept."""
-        self._kept.clear()
+        self.forget()
         if self._session is not None:
             self._session.close()
 

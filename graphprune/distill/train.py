@@ -47,12 +47,14 @@ class Recipe:
         minutes: Time for all of it; None: `steps` says when it ends.
         steps: Steps at most.
         seed: Of the order of steps.
+        batch: Samples in a step, for the checkpoint.
     """
 
     lr: float
     minutes: float | None
     steps: int | None
     seed: int
+    batch: int
 
 
 @dataclass
@@ -254,6 +256,7 @@ class Training:
         return {
             **vars(state),
             "slower": self._slower,
+            "batch": self._recipe.batch,
             "student": self._taken(),
             "optimizer": self._optimizer.state_dict(),
         }
