@@ -29,13 +29,13 @@ def pruned() -> Pruned:
     ("size", "seconds", "minutes", "steps", "samples"),
     [
         (64, 0.001, 10, None, 64),
-        (64, 0.02, 10, None, 30),
+        (64, 0.02, 10, None, 15),
         (64, 1.0, 10, None, LEAST),
         (64, 0.02, 10, 100, 64),
         (4, 1.0, 10, None, 4),
         (64, 0.0, 10, None, 64),
     ],
-    ids=["time for all", "half of it", "next to none", "few steps wanted", "small", "no clock"],
+    ids=["time for all", "a quarter of it", "next to none", "few steps wanted", "small", "no clock"],
 )
 def test_samples_by_time(
     size: int, seconds: float, minutes: float, steps: int | None, samples: int
@@ -45,7 +45,7 @@ def test_samples_by_time(
 
 def test_so_many_steps_fit_into_the_time() -> None:
     size = paced(64, 0.02, 10)
-    assert STEPS <= 600 / (0.02 * size) < 1.05 * STEPS
+    assert STEPS <= 600 / (0.02 * size) < 1.1 * STEPS
 
 
 def test_what_is_timed_changes_nothing(pruned: Pruned) -> None:
