@@ -35,7 +35,14 @@ def pruned() -> Pruned:
         (4, 1.0, 10, None, 4),
         (64, 0.0, 10, None, 64),
     ],
-    ids=["time for all", "a quarter of it", "next to none", "few steps wanted", "small", "no clock"],
+    ids=[
+        "time for all",
+        "a quarter of it",
+        "next to none",
+        "few steps wanted",
+        "small",
+        "no clock",
+    ],
 )
 def test_samples_by_time(
     size: int, seconds: float, minutes: float, steps: int | None, samples: int
