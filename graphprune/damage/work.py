@@ -143,7 +143,8 @@ def _through(
 ) -> Iterator[Measurement]:
     """Send parts on as soon as they are scored: the first are measured while others are."""
     waiting: list[Future[list[Measurement]]] = []
-    shared = None if known is None else share(known)
+    with _of_a_worker():
+        shared = None if known is None else share(known)
     try:
         for part in _parts(scored, count // (_TURNS * max(workers, 1))):
             with _of_a_worker():  # what fails in the line above is not a worker's
