@@ -173,6 +173,7 @@ def _distill(
             judge,
             recipe,
             checkpoints,
+            saved,
             progress or (lambda share: None),
         ).run()
     finally:

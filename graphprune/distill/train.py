@@ -94,6 +94,7 @@ class Training:
         held: Inputs that judge.
         recipe: How long and how fast.
         checkpoints: Where the state goes.
+        saved: The state of an earlier run; None: there is none.
         progress: Called with the share that is done.
     """
 
@@ -107,6 +108,7 @@ class Training:
         held: Sequence[Step],
         recipe: Recipe,
         checkpoints: Checkpoints,
+        saved: dict[str, Any] | None,
         progress: Callable[[float], None],
     ) -> None:
         self._student = student
@@ -118,6 +120,7 @@ class Training:
         self._held = list(_keyed("held", held))
         self._recipe = recipe
         self._checkpoints = checkpoints
+        self._earlier = saved
         self._progress = progress
         self._device = next(student.parameters()).device
         vectors = [p for p in student.parameters() if p.ndim < 2]
@@ -137,7 +140,8 @@ class Training:
 
     def run(self) -> State:
         """Train until the budget is used up; the student then has the best weights."""
-        state = self._resumed() or self._begun()
+        state = self._begun() if self._earlier is None else self._resumed(self._earlier)
+        self._earlier = None
         began = perf_counter() - state.seconds
         looked = self._share(state.step, state.seconds)
         refused = 0
@@ -261,10 +265,7 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
         }
 
-    def _resumed(self) -> State | None:
-        saved = self._checkpoints.load()
-        if saved is None:
-            return None
+    def _resumed(self, saved: dict[str, Any]) -> State:
         self._put(saved["student"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._slower = saved["slower"]
