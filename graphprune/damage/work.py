@@ -22,25 +22,29 @@ _ready: dict[str, Bench] = {}
 
 
 def prepare(job: Job | str) -> None:
-    """Make a job ready in this process, which keeps what the job, or the file that holds it, needs."""
-    key = job if isinstance(job, str) else job.key
-    if key not in _ready:
-        _ready.clear()
-        given: Job = _loaded(job) if isinstance(job, str) else job
-        with one_blas_thread():
-            _ready[key] = Bench(given)
+    """Make a job ready in this process, for when it is measured."""
+    _bench_of(job)
 
 
 def measure(
     job: Job | str, known: Collected | str | None, scored: Sequence[Scored]
 ) -> list[Measurement]:
     """Measure in this process, with compensation where there are statistics, or a file of them."""
-    prepare(job)
-    bench = _ready[job if isinstance(job, str) else job.key]
+    bench = _bench_of(job)
     if known is not None and bench.folder is None:
         bench.compensate(_loaded(known) if isinstance(known, str) else known)
     with one_blas_thread():
         return [bench.measure(each) for each in scored]
+
+
+def _bench_of(job: Job | str) -> Bench:
+    """Of a job, or of the file that holds it; this process keeps it, and nothing of other jobs."""
+    key = job if isinstance(job, str) else job.key
+    if key not in _ready:
+        _ready.clear()
+        with one_blas_thread():
+            _ready[key] = Bench(_loaded(job) if isinstance(job, str) else job)
+    return _ready[key]
 
 
 def _loaded(file: str) -> Any:
