@@ -1,4 +1,4 @@
-"""Samples in a step: as many as leave time for a thousand steps."""
+"""Samples in a step: as many as leave time for two thousand steps."""
 
 from __future__ import annotations
 
