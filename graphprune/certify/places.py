@@ -20,19 +20,9 @@ from graphprune.certify.movement import (
 )
 from graphprune.certify.record import Record
 from graphprune.certify.sides import with_renamed
+from graphprune.onnx.operands import ELEMENTWISE
 from graphprune.onnx.shapes import Shapes
 from graphprune.plan import Cut, Plan, pruned_shape
-
-_ELEMENTWISE = {
-    *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Equal", "Greater", "Less"),
-    *("GreaterOrEqual", "LessOrEqual", "Where", "Max", "Min", "Mean", "Sum", "PRelu"),
-    *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BiasGelu"),
-    *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish"),
-    *("Mish", "Swish", "Softplus", "Softsign", "ThresholdedRelu", "Tanh", "Erf", "Exp", "Log"),
-    *("Sqrt", "Reciprocal", "Neg", "Abs", "Sign", "Floor", "Ceil", "Round", "Not", "BitwiseNot"),
-    *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
-    *("Cast", "IsNaN", "IsInf", "Shrink", "FastGelu", "QuickGelu"),
-}
 
 
 class Places:
@@ -78,7 +68,7 @@ class Places:
             reason = self._move(origin.op_type, node, origin, which, cuts, outputs)
             if reason:
                 yield reason
-        elif origin.op_type in _ELEMENTWISE:
+        elif origin.op_type in ELEMENTWISE:
             self._record.checked += 1
             for i, value in enumerate(origin.inputs):
                 if value is None or i >= len(node.inputs):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphprune.compensation.linear import Linear, linear_of
 from graphprune.compensation.tail import affine_tail
 from graphprune.onnx.operands import op_names
+from graphprune.onnx.peaks import global_maximum
 from graphprune.plan import Cut, Plan, pruned_shape, take
 from graphprune.rules.context import is_weight, node_name
 from graphprune.scoring.statistics import LEAST_ROWS, ROWS, rows_of
@@ -56,6 +57,7 @@ class Target:
         shift: `(channels,)`.
         through: `(inputs of the original, channels)` or None.
         constant: `(channels,)`.
+        peaks: Whether only the largest of each channel counts, over all places of a sample.
     """
 
     layer: Linear
@@ -66,6 +68,7 @@ class Target:
     shift: Array
     through: Array | None = None
     constant: Array | None = None
+    peaks: bool = False
 
     @property
     def source(self) -> str:
@@ -167,9 +170,10 @@ def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int])
         alike = other is not None and dims.get(other.name or "") == dims[name]
         if other is not None and alike and _is_skip(other, layer.node, order) and comparable(total):
             return Target(layer, total.name or "", other.name, cuts, scale, shift)
+    peaks = global_maximum(end, dims, tuple(axes)) is not None
     if comparable(end):
-        return Target(layer, end.name or "", None, cuts, scale, shift)
-    return plain
+        return Target(layer, end.name or "", None, cuts, scale, shift, peaks=peaks)
+    return replace(plain, peaks=peaks)
 
 
 def mixed_target(target: Target, through: Array | None) -> Target:

@@ -1,7 +1,8 @@
 """What the original makes at the places that its layers are compared by, ahead of the refits.
 
 The original does not wait for what is refitted: it runs in larger pieces than the pruned model, a
-piece for several layers, while those before are refitted. Only the chosen rows stay.
+piece for several layers, while those before are refitted. Only the chosen rows stay. In front of a
+global maximum as many again are those where channels are largest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.compensation.frontier import Frontier
-from graphprune.compensation.linear import output_rows
+from graphprune.compensation.linear import Linear, output_rows
 from graphprune.compensation.targets import Target, rows_per_sample
 from graphprune.data.room import batch_sizes
 from graphprune.plan import take
@@ -108,7 +109,20 @@ class Reference:
         count = y.size // math.prod(y.shape[a] for a in target.layer.axes)
         wanted = rows_per_sample(target, sum(self._sizes)) * self._sizes[batch]
         chosen = chosen_rows(count, wanted, (self._seed, index, batch))
+        if target.peaks:
+            chosen = np.union1d(chosen, _peaks(target.layer, y, count // len(y), wanted // len(y)))
         return Wanted(y.shape, chosen, output_rows(target.layer, y, chosen))
+
+
+def _peaks(layer: Linear, value: Array, places: int, most: int) -> Array:
+    """Rows of `value` in which channels are largest: of each sample at most so many, the fullest first."""
+    found = []
+    for i in range(len(value)):
+        largest = output_rows(layer, value[i : i + 1], np.arange(places)).argmax(0)
+        counts = np.bincount(largest, minlength=places)
+        fullest = np.argsort(-counts, kind="stable")[:most]
+        found.append(places * i + fullest[counts[fullest] > 0])
+    return np.concatenate(found)
 
 
 def made_outputs(model: ir.Model) -> list[str]:
@@ -124,6 +138,7 @@ def _pieces(
     kept = given = 0
     for i, target in enumerate(targets):
         rows = 4 * samples * rows_per_sample(target, samples) * target.scale.size
+        rows *= 2 if target.peaks else 1
         value = 4 * elements.get(target.value, MEMORY)
         if piece and (i == 1 or max(kept + rows, given + value) > MEMORY):
             yield piece

@@ -2,7 +2,7 @@
 
 The outputs (in front of a closing softmax or sigmoid, whose errors vanish where it saturates), and
 the outputs of blocks: sums of two branches that come from different layers. Where a graph has few
-of those, outputs of layers spread over its depth.
+of those, outputs of layers spread over its depth, or what a global maximum makes of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphprune.onnx.channels import LAYERS, channels_first
 from graphprune.onnx.operands import op_names
+from graphprune.onnx.peaks import global_maximum
 from graphprune.onnx.saturation import before_saturation
 from graphprune.onnx.shapes import infer_shapes
 from graphprune.plan import Cut, Plan
@@ -73,7 +74,9 @@ def find_matches(original: ir.Model, pruned: ir.Model, plan: Plan) -> tuple[Matc
     inside = _spread([m for m in blocks if m.name not in found], MOST)
     if len(inside) < FEW:
         names = {m.name for m in inside} | set(found)
-        layers = [m for v in _layers(original) if (m := match(v, False)) and m.name not in names]
+        dims = {v.name: d for v, d in known.dims.items() if v.name}
+        values = [_counting(v, dims) for v in _layers(original)]
+        layers = [m for v in values if (m := match(v, False)) and m.name not in names]
         inside += _spread(layers, FEW + 2 - len(inside))
         order = {v.name: i for i, n in enumerate(original.graph) for v in n.outputs}
         inside.sort(key=lambda m: order[m.name])
@@ -101,6 +104,12 @@ def _layers(model: ir.Model) -> list[ir.Value]:
             value = uses[0].node.outputs[0]
         found.append(value)
     return found
+
+
+def _counting(value: ir.Value, dims: Mapping[str, tuple[int, ...]]) -> ir.Value:
+    """What is left of a layer's output in front of the next layer: places may not count one by one."""
+    largest = global_maximum(value, dims, (1 if channels_first(value) else -1,))
+    return value if largest is None else largest
 
 
 def _is_weight(value: ir.Value | None) -> bool:

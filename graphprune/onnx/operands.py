@@ -21,6 +21,16 @@ def op_names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+ELEMENTWISE = op_names(
+    "Add Sub Mul Div Pow Mod And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual Where Max "
+    "Min Mean Sum PRelu BitShift BitwiseAnd BitwiseOr BitwiseXor BiasGelu Relu LeakyRelu Elu Selu "
+    "Celu Gelu Sigmoid HardSigmoid HardSwish Mish Swish Softplus Softsign ThresholdedRelu Tanh "
+    "Erf Exp Log Sqrt Reciprocal Neg Abs Sign Floor Ceil Round Not BitwiseNot Sin Cos Tan Asin "
+    "Acos Atan Sinh Cosh Asinh Acosh Atanh Cast IsNaN IsInf Shrink FastGelu QuickGelu"
+)
+"""Each place of the result is made of the same place of the operands, after broadcasting."""
+
+
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """Python value of an attribute (tuples for lists), `default` where it is not given."""
     attr = node.attributes.get(name)

@@ -76,3 +76,31 @@ def test_inputs_that_do_not_fit_are_said_when_a_layer_is_asked_for() -> None:
         pytest.raises(UnsupportedModelError, match="MatMul"),
     ):
         next(reference.layers)
+
+
+def test_in_front_of_a_global_maximum_the_largest_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 200 places those where most channels are largest, and as many others."""
+    monkeypatch.setattr(module, "rows_per_sample", lambda target, samples: 5)
+    text = "l = Conv (x, w) r = Relu (l) h = Conv (r, v) m = GlobalMaxPool (h) y = Sigmoid (m)"
+    weights = {"w": drawn(12, 8, 1, fan_in=8), "v": drawn(10, 12, 1, fan_in=12)}
+    bench = Bench(
+        from_text(text, weights, inputs="float[N, 8, 200] x", outputs="float[N, 10, 1] y")
+    )
+    targets, dims = half(bench)
+    assert [(t.value, t.peaks) for t in targets] == [("h", True)]
+    feed = {"x": np.random.default_rng(0).normal(size=(3, 8, 200)).astype(np.float32)}
+    with Session(bench.model, outputs=["h"]) as session:
+        h = session.run(feed)["h"]
+    with Reference(bench.model, targets, [feed], [3], dims) as reference:
+        ((given,),) = reference.layers
+    for sample in range(3):
+        places = given.chosen[given.chosen // 200 == sample] % 200
+        counts = np.bincount(h[sample].argmax(1), minlength=200)
+        most = np.sort(counts)[-5:].sum()
+        assert counts[places].sum() >= most
+        assert 5 <= len(places) <= 15
+    assert 20 <= len(given.chosen) <= 30
+    rows = h.transpose(0, 2, 1).reshape(600, 10)
+    np.testing.assert_allclose(given.rows, rows[given.chosen], rtol=1e-5, atol=1e-6)

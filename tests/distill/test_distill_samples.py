@@ -132,3 +132,15 @@ def test_channels_of_convolutions_are_the_second_axis() -> None:
     model = canonicalise(load(proto).model)
     matches = find_matches(model, model, Plan("", (), {}, (), binding={"N": 2}))
     assert {m.name: m.axis for m in matches} == {"y": 1, "h": 1}
+
+
+def test_in_front_of_a_global_maximum_the_maximum_is_matched() -> None:
+    proto = from_text(
+        "h = Conv (x, w) r = Relu (h) m = GlobalMaxPool (r) f = Flatten (m) y = MatMul (f, v)",
+        {"w": drawn(6, 4, 3), "v": drawn(6, 5)},
+        inputs="float[N, 4, 9] x",
+        outputs="float[N, 5] y",
+    )
+    model = canonicalise(load(proto).model)
+    matches = find_matches(model, model, Plan("", (), {}, (), binding={"N": 2}))
+    assert {m.name: m.output for m in matches} == {"y": True, "m": False}
