@@ -9,7 +9,7 @@ from workbench import Bench, drawn, from_text
 from graphprune.errors import UsageError
 from graphprune.options import Options
 from graphprune.scoring import energy as energy_module
-from graphprune.scoring.energy import residual_energy
+from graphprune.scoring.energy import added_variance, residual_energy
 from graphprune.scoring.readers import Reader
 from graphprune.scoring.run import data_scores
 from graphprune.scoring.statistics import Statistics
@@ -80,7 +80,7 @@ def greedy(size: int, read: Read) -> list[tuple[int, float]]:
         for reader, statistics, w in read:
             covariance = statistics.covariance
             total = (np.diagonal(covariance) * (w**2).sum(1)).sum()
-            floor = energy_module._SHRINK * np.diagonal(covariance)
+            floor = added_variance(statistics)
             covariance = covariance + np.diag(floor)
             kept = [c for c, u in enumerate(reader.units) if u in left or u < 0]
             before, fitted = refitted_error(covariance, w, kept)
@@ -115,6 +115,31 @@ def test_it_is_the_greedy_elimination_of_the_textbook(
     assert np.argsort(found).tolist() == [u for u, _ in order]
     expected = np.maximum.accumulate([c for _, c in order])
     np.testing.assert_allclose(np.sort(found), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [40, 80, 400, 20000])
+def test_correlations_by_chance_are_not_relied_on(count: int) -> None:
+    """Of 64 channels made of 8: what is added is a part of what brings correlations closest."""
+    random = np.random.default_rng(count)
+    mixture = random.normal(size=(8, 64)) * random.uniform(0.1, 10, 64)
+    noise = random.uniform(0.1, 3, 64)
+    truth = mixture.T @ mixture + np.diag(noise**2)
+    sums = Statistics(64)
+    sums.add(random.normal(size=(count, 8)) @ mixture + random.normal(size=(count, 64)) * noise)
+    sizes = np.sqrt(sums.variance)
+
+    def away(share: float) -> float:
+        """Of correlations, as they are pulled towards none."""
+        mean = (sums.covariance + share * np.diag(sums.variance)) / (1 + share)
+        return float(np.square((mean - truth) / np.outer(sizes, sizes)).sum())
+
+    (share,) = np.unique((added_variance(sums) / sums.variance).round(9))
+    best = min(away(s) for s in np.geomspace(1e-4, 10, 100))
+    if count > 10000:
+        assert share == energy_module._SHRINK
+    else:
+        assert away(share / energy_module._PART) < 1.2 * best
+        assert away(share) < 0.99 * away(0)
 
 
 def test_what_took_over_for_others_is_dear() -> None:
