@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,63 @@ from graphprune.plan import take
 MEMORY = 1 << 30
 """Bytes of the original's values that are kept."""
 
+Array = np.ndarray[Any, Any]
+
+_BLOCK = 64 << 20
+"""Bytes that are asked for at a time: of so many glibc makes a mapping of its own."""
+
+_ALIGNED = 64
+_Place = tuple[int, int, tuple[int, ...], str]
+"""Block, first byte, shape and type."""
+
 _LEAST = 1e-12
+
+
+class Room:
+    """Memory for arrays that stay, in large blocks of their own, and nothing else of them.
+
+    What stays among the large arrays that each step makes and frees, be it a tensor's few bytes, leaves
+    holes in which the next ones do not fit: a process becomes many times as large as what it keeps.
+
+    Args:
+        size: Bytes in all.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.clear()
+
+    def clear(self) -> None:
+        """Start anew."""
+        self._left, self._used = self._size, 0
+        self._blocks: list[Array] = []
+        self._places: dict[Hashable, list[_Place]] = {}
+
+    def keep(self, key: Hashable, arrays: Sequence[Array]) -> None:
+        """Copy all of them, as far as there is room."""
+        sizes = [-(-a.nbytes // _ALIGNED) * _ALIGNED for a in arrays]
+        if sum(sizes) > self._left:
+            return
+        self._left -= sum(sizes)
+        self._places[key] = [self._copied(a, n) for a, n in zip(arrays, sizes, strict=True)]
+
+    def find(self, key: Hashable) -> list[Array] | None:
+        """What was kept under a key, not to be changed."""
+        places = self._places.get(key)
+        return None if places is None else [self._at(*place) for place in places]
+
+    def _copied(self, array: Array, size: int) -> _Place:
+        if not self._blocks or self._used + size > self._blocks[-1].size:
+            self._blocks.append(np.empty(max(_BLOCK, size), np.uint8))
+            self._used = 0
+        place = len(self._blocks) - 1, self._used, array.shape, array.dtype.str
+        self._at(*place)[...] = array
+        self._used += size
+        return place
+
+    def _at(self, block: int, start: int, shape: tuple[int, ...], dtype: str) -> Array:
+        count = math.prod(shape)
+        return np.frombuffer(self._blocks[block], dtype, count, start).reshape(shape)
 
 
 class Teacher:
@@ -45,8 +102,7 @@ class Teacher:
     ) -> None:
         self._matches = matches
         self._device = device
-        self._left = memory
-        self._kept: dict[Hashable, dict[str, Tensor]] = {}
+        self._room = Room(memory)
         names = [m.name for m in matches]
         self._session: Session | None = None
         self._run: Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -65,28 +121,26 @@ class Teacher:
         Raises:
             UsageError: The original does not run on these inputs.
         """
-        if key in self._kept:
-            return {n: t.to(self._device) for n, t in self._kept[key].items()}
+        names = [m.name for m in self._matches]
+        if (kept := self._room.find(key)) is not None:
+            return self._tensors(names, kept)
         try:
             values = self._run(group.feeds)
         except UnsupportedModelError as error:
             raise UsageError(
                 f"the model does not run on the calibration inputs: {error}"
             ) from error
-        found = {
-            m.name: torch.from_numpy(np.ascontiguousarray(take(values[m.name], m.cuts)))
-            for m in self._matches
-        }
-        size = sum(t.nbytes for t in found.values())
-        if size <= self._left:
-            self._left -= size
-            self._kept[key] = found
-        return {n: t.to(self._device) for n, t in found.items()}
+        found = [np.ascontiguousarray(take(values[m.name], m.cuts)) for m in self._matches]
+        self._room.keep(key, found)
+        return self._tensors(names, found)
+
+    def _tensors(self, names: Sequence[str], arrays: Sequence[Array]) -> dict[str, Tensor]:
+        pairs = zip(names, arrays, strict=True)
+        return {n: torch.from_numpy(a).to(self._device) for n, a in pairs}
 
     def forget(self) -> None:
         """Let go of what is kept."""
-        self._left += sum(t.nbytes for found in self._kept.values() for t in found.values())
-        self._kept.clear()
+        self._room.clear()
 
     def close(self) -> None:
         """Let go of onnxruntime and of what is kept."""

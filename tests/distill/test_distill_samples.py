@@ -99,9 +99,10 @@ def test_what_does_not_fit_into_memory_is_computed_again() -> None:
     small = Teacher(model, matches, torch.device("cpu"), memory=10)
     large = Teacher(model, matches, torch.device("cpu"))
     for teacher, kept in ((small, False), (large, True)):
-        one, two = (teacher.targets("a", step[0])["y"] for _ in range(2))
+        one, two, three = (teacher.targets("a", step[0])["y"] for _ in range(3))
         assert torch.equal(one, two)
-        assert (one.data_ptr() == two.data_ptr()) == kept
+        assert torch.equal(one, three)
+        assert (two.data_ptr() == three.data_ptr()) == kept
 
 
 def test_lengths_that_are_taken_for_channels_do_not_stop_the_variance() -> None:

@@ -64,7 +64,7 @@ def test_what_is_timed_changes_nothing(pruned: Pruned) -> None:
     teacher = Teacher(pruned.original, matches, torch.device("cpu"), memory=1 << 20)
     try:
         assert 0 < seconds_of(student, teacher, matches, steps[:3]) < 1
-        assert (teacher._kept, teacher._left) == ({}, 1 << 20)
+        assert (teacher._room._places, teacher._room._left) == ({}, 1 << 20)
     finally:
         teacher.close()
     assert all(torch.equal(p, before[n]) for n, p in student.weights.items())
