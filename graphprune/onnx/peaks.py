@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import onnx_ir as ir
 
@@ -22,7 +23,8 @@ def global_maximum(
 ) -> ir.Value | None:
     """What the maximum over all places of `value` makes; None where anything else is made of it.
 
-    Elementwise ops with constants, or with one another, may stand between, and views.
+    Elementwise ops with constants, or with one another, may stand between, and views. Sizes tell over
+    which axes the maximum is: None, too, where channels are as many as places are along some axes.
 
     Args:
         value: An activation, of which the first axis counts samples.
@@ -30,9 +32,10 @@ def global_maximum(
         axes: Those that count channels; the others but the first count places.
     """
     shape = tuple(dims.get(value.name or "", ()))
-    kept = {0, *(a % len(shape) for a in axes)} if shape else set()
-    size, wanted = math.prod(shape), math.prod(shape[a] for a in kept)
-    if not 0 < wanted < size:
+    counted = {a % len(shape) for a in axes} if shape else set()
+    channels = math.prod(shape[a] for a in counted)
+    size, wanted = math.prod(shape), math.prod(shape[:1]) * channels
+    if 0 in counted or not 0 < wanted < size or _ways(shape[1:], channels) > 1:
         return None
     reached, waiting = {value}, [value]
     ends: list[ir.Node] = []
@@ -56,6 +59,13 @@ def global_maximum(
     if len(ends) != 1 or not all(n is not None and _closed(n, reached) for n in passed):
         return None
     return ends[0].outputs[0]
+
+
+def _ways(sizes: Sequence[int], product: int) -> int:
+    """How many choices of axes have this product; an axis of one element makes no difference."""
+    longer = [s for s in sizes if s > 1]
+    every = (c for n in range(len(longer) + 1) for c in combinations(longer, n))
+    return sum(math.prod(c) == product for c in every)
 
 
 def _keeps_places(node: ir.Node) -> bool:

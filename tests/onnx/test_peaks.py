@@ -53,3 +53,15 @@ def test_one_place_of_each_channel_counts(body: str) -> None:
 )
 def test_more_than_that_counts(body: str) -> None:
     assert found(body) is None
+
+
+@pytest.mark.parametrize(("length", "expected"), [(9, "m"), (8, None)])
+def test_as_many_places_as_channels_are_not_told_apart(length: int, expected: str | None) -> None:
+    """Six channels; without padding there are two places less than in `x`."""
+    text = "l = Conv (x, w) m = GlobalMaxPool (l) y = Sigmoid (m)"
+    inputs = f"float[N, 3, {length}] x"
+    bench = Bench(from_text(text, WEIGHTS, inputs=inputs, outputs="float[A, B, C] y"))
+    dims = {v.name or "": d for v, d in bench.shapes[0].dims.items()}
+    node = next(n for n in bench.model.graph if n.op_type == "Conv")
+    value = global_maximum(node.outputs[0], dims, (-2,))
+    assert (None if value is None else value.name) == expected
