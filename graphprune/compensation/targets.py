@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -170,10 +170,10 @@ def _target(layer: Linear, plan: Plan, dims: Dims, order: Mapping[ir.Node, int])
         alike = other is not None and dims.get(other.name or "") == dims[name]
         if other is not None and alike and _is_skip(other, layer.node, order) and comparable(total):
             return Target(layer, total.name or "", other.name, cuts, scale, shift)
-    peaks = global_maximum(end, dims, tuple(axes)) is not None
     if comparable(end):
+        peaks = global_maximum(end, dims, tuple(axes)) is not None
         return Target(layer, end.name or "", None, cuts, scale, shift, peaks=peaks)
-    return replace(plain, peaks=peaks)
+    return plain
 
 
 def mixed_target(target: Target, through: Array | None) -> Target:

@@ -109,7 +109,7 @@ class Reference:
         count = y.size // math.prod(y.shape[a] for a in target.layer.axes)
         wanted = rows_per_sample(target, sum(self._sizes)) * self._sizes[batch]
         chosen = chosen_rows(count, wanted, (self._seed, index, batch))
-        if target.peaks:
+        if target.peaks and len(chosen) < count:
             chosen = np.union1d(chosen, _peaks(target.layer, y, count // len(y), wanted // len(y)))
         return Wanted(y.shape, chosen, output_rows(target.layer, y, chosen))
 
