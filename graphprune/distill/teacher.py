@@ -27,10 +27,12 @@ _BLOCK = 64 << 20
 """Bytes that are asked for at a time: of so many glibc makes a mapping of its own."""
 
 _ALIGNED = 64
-_Place = tuple[int, int, tuple[int, ...], str]
-"""Block, first byte, shape and type."""
+"""Bytes from which to which arrays start."""
 
 _LEAST = 1e-12
+
+_Place = tuple[int, int, tuple[int, ...], str]
+"""Block, first byte, shape and type."""
 
 
 class Room:

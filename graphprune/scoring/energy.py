@@ -29,8 +29,8 @@ _SHRINK = 3e-3
 """Added to the variance of each channel at least, relative: the scale of a channel means nothing here."""
 
 _PART = 0.06
-"""Of the pull by which correlations err least: with more, alike channels would not look alike, and for
-which units stay this is about as good."""
+"""Of the pull by which correlations err least: with much more, channels that are alike would not look
+alike (twins in tests/compensation/test_fold_states.py)."""
 
 _LEAST = 1e-6
 """Of the mean variance: less is taken for that of a channel that never varies."""
@@ -41,7 +41,7 @@ _GONE = -2
 
 
 def added_variance(statistics: Statistics) -> Array:
-    """What is added to the variance of each channel so that its inverse covariance errs least.
+    """What is added to the variance of each channel before covariances are inverted, `(channels,)`.
 
     Few vectors of many channels have correlations by chance, and a refit that relied on them would
     not bring back what it seems to. So correlations are pulled towards none, by a part of the oracle
