@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from graphprune.certify.emit import Emitter
 from graphprune.certify.entries import Entries
+from graphprune.onnx.operands import VIEWS
 from graphprune.plan import Cut
 
 Array = np.ndarray[Any, Any]
@@ -36,7 +37,7 @@ NEUTRAL = frozenset(
 
 
 _SUMS = frozenset(("ReduceSum", "ReduceSumSquare", "ReduceL1"))
-_VIEWS = frozenset(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose"))
+_VIEWS = VIEWS | {"Cast"}
 """Ops that may stand between a sum and the factor that makes a mean of it."""
 
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from graphprune.compensation.frontier import part
 from graphprune.compensation.linear import Linear, linear_of
 from graphprune.errors import UnsupportedModelError
+from graphprune.onnx.operands import VIEWS, op_names
 from graphprune.onnx.runtime import Session
 from graphprune.plan import Cut, Plan
 from graphprune.rules.context import is_weight, node_name
@@ -26,10 +27,7 @@ from graphprune.rules.context import is_weight, node_name
 Array = np.ndarray[Any, Any]
 Dims = Mapping[str, tuple[int, ...]]
 
-_VIEWS = (
-    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"),
-    *("Identity", "Dropout", "Split", "Slice", "Gather"),
-)
+_VIEWS = VIEWS | op_names("Dropout Split Slice Gather")
 _SIZES = ("Shape", "Size")
 
 

@@ -21,6 +21,9 @@ def op_names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+VIEWS = op_names("Identity Reshape Flatten Squeeze Unsqueeze Transpose")
+"""The same numbers in another shape or order."""
+
 ELEMENTWISE = op_names(
     "Add Sub Mul Div Pow Mod And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual Where Max "
     "Min Mean Sum PRelu BitShift BitwiseAnd BitwiseOr BitwiseXor BiasGelu Relu LeakyRelu Elu Selu "

@@ -11,10 +11,10 @@ from itertools import combinations
 
 import onnx_ir as ir
 
-from graphprune.onnx.operands import ELEMENTWISE, op_names
+from graphprune.onnx.operands import ELEMENTWISE, VIEWS, op_names
 from graphprune.rules.context import is_weight
 
-_FIRST_OPERAND = op_names("Clip Dropout Flatten Identity Reshape Slice Squeeze Transpose Unsqueeze")
+_FIRST_OPERAND = VIEWS | op_names("Clip Dropout Slice")
 _MAXIMA = op_names("GlobalMaxPool MaxPool ReduceMax")
 
 

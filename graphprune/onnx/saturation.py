@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphprune.onnx.operands import op_names
+from graphprune.onnx.operands import VIEWS, op_names
 from graphprune.rules.context import is_weight
 
 _SATURATING = op_names("Softmax LogSoftmax Sigmoid HardSigmoid ArgMax ArgMin Hardmax")
-_VIEWS = op_names("Identity Cast Reshape Flatten Squeeze Unsqueeze Transpose")
-_SPREAD = (*_VIEWS, *op_names("Expand"))
+_VIEWS = VIEWS | {"Cast"}
+_SPREAD = _VIEWS | {"Expand"}
 
 
 def before_saturation(value: ir.Value) -> ir.Value:

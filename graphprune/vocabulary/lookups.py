@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphprune.errors import UnsupportedModelError
-from graphprune.onnx.operands import attribute, op_names
+from graphprune.onnx.operands import VIEWS, attribute, op_names
 from graphprune.rules.context import node_name
 
-_VIEWS = op_names("Identity Cast Reshape Squeeze Unsqueeze Flatten Transpose Expand Slice Concat")
+_VIEWS = VIEWS | op_names("Cast Expand Slice Concat")
 _HARMLESS = op_names("Shape Size ArgMax ArgMin")
 
 
