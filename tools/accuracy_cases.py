@@ -16,7 +16,6 @@ what is scored.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from graphprune import zoo
-from graphprune.onnx.runtime import Session
 from graphprune.zoo import metrics
 from graphprune.zoo.inputs import CONTEXT, FRAME
 from models_zoo.recipes import data_speech
 from tools import real_data
 from tools.accuracy_case import Case, Feeds, Run, Scores, in_batches, joined, stored
 from tools.accuracy_denoise import denoise
+from tools.accuracy_files import magika, magika_same_folders
 from tools.accuracy_texts import minilm_l3, minilm_l6
 
 # -- pictures -------------------------------------------------------------------------------------
@@ -167,91 +166,12 @@ def silero_vad(packages: Path, cache: Path) -> Case:
     return Case("silero-vad", "AUC", 0.970, path, calibrate, score)
 
 
-# -- files ----------------------------------------------------------------------------------------
-
-ROOTS = tuple(Path(p) for p in ("/usr/share", "/usr/include", "/usr/lib", "/etc"))
-EACH, EACH_ENDING = 60, 200
-"""At most so many files of one type, and of one ending where the type is not asked for."""
-
-KNOWN = 12
-"""Files of a type among all that calibration draws from: of fewer, 512 hold less than four, on average."""
-
-
-def magika(packages: Path, cache: Path) -> Case:
-    """What type a file is, for files of this machine; which ones is decided once, in the cache."""
-    import json
-    import sysconfig
-
-    config = packages / "magika/models/standard_v3_3/config.min.json"
-    labels: list[str] = json.loads(config.read_text())["target_labels_space"]
-
-    def make() -> dict[str, np.ndarray]:
-        roots = (Path(sysconfig.get_paths()["purelib"]), *ROOTS)
-        kinds = packages / "magika/config/content_types_kb.min.json"
-        found = list(real_data.files(roots, kinds, labels))
-        random, counts, scored, free = np.random.default_rng(0), {}, [], []
-        for i in random.permutation(len(found)):
-            kind = (found[i].label, found[i].scored)
-            counts[kind] = counts.get(kind, 0) + 1
-            if counts[kind] <= EACH:
-                (scored if found[i].scored else free).append(found[i])
-        return {
-            "scored": np.stack([real_data.head_and_tail(f.path) for f in scored]),
-            "labels": np.array([labels.index(f.label) for f in scored]),
-            "free": np.stack([real_data.head_and_tail(f.path) for f in free]),
-        }
-
-    data = stored(cache / "files.npz", make)
-
-    def make_more() -> dict[str, np.ndarray]:
-        """Files of any kind, known or not, for those who ask for more than are known."""
-        roots = (Path(sysconfig.get_paths()["purelib"]), *ROOTS)
-        found = list(real_data.unlabelled_files(roots))
-        scored = {row.tobytes() for row in data["scored"]}
-        counts: Counter[str] = Counter()
-        rows = []
-        for i in np.random.default_rng(0).permutation(len(found)):
-            path, ending = found[i]
-            counts[ending] += 1
-            row = real_data.head_and_tail(path)
-            if counts[ending] <= EACH_ENDING and row.tobytes() not in scored:
-                rows.append(row)
-        return {"free": np.stack(rows)}
-
-    def calibrate(seed: int, count: int) -> list[Feeds]:
-        free = data["free"]
-        if count > len(free):
-            free = stored(cache / "files-more.npz", make_more)["free"]
-        order = np.random.default_rng(seed).permutation(len(free))[:count]
-        return in_batches(free[order], "bytes", lambda rows: rows)
-
-    def types(run: Run, rows: np.ndarray) -> np.ndarray:
-        return joined(run, [{"bytes": rows[i : i + 32]} for i in range(0, len(rows), 32)])
-
-    def make_known() -> dict[str, np.ndarray]:
-        """Types that files to calibrate with are of, by what the original says of them."""
-        with Session(str(path)) as session:
-            found = types(session.run, data["free"]).argmax(1)
-        counts = np.bincount(found, minlength=len(labels))
-        return {"known": np.flatnonzero(counts >= KNOWN)}
-
-    def score(run: Run) -> Scores:
-        found, truth = types(run, data["scored"]), data["labels"]
-        known = np.isin(truth, stored(cache / "files-known.npz", make_known)["known"])
-        return {
-            "accuracy": metrics.accuracy(found, truth),
-            "accuracy of known types": metrics.accuracy(found[known], truth[known]),
-        }
-
-    path = packages / "magika/models/standard_v3_3/model.onnx"
-    return Case("magika", "accuracy", 0.956, path, calibrate, score)
-
-
 CASES: dict[str, Callable[[Path, Path], Case]] = {
     "resnet-fashion": resnet_fashion,
     "resnet-fashion-long": resnet_fashion_long,
     "silero-vad": silero_vad,
     "magika": magika,
+    "magika-same-folders": magika_same_folders,
     "page-orientation": page_orientation,
     "text-angle": text_angle,
     "minilm-l6": minilm_l6,

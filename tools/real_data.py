@@ -161,10 +161,12 @@ def files(roots: Sequence[Path], kinds: Path, labels: Sequence[str]) -> Iterator
         yield LabelledFile(path, sure[ending], half)
 
 
-def unlabelled_files(roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """All files of the half of the directories that is not scored, with their endings."""
+def unlabelled_files(
+    roots: Sequence[Path], *, both_halves: bool = False
+) -> Iterator[tuple[Path, str]]:
+    """All files with their endings, of the half of the directories that is not scored or of both."""
     for path, ending, half in _walk(roots):
-        if not half:
+        if both_halves or not half:
             yield path, ending
 
 

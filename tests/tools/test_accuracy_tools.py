@@ -15,6 +15,7 @@ from tools import (
     accuracy,
     accuracy_cases,
     accuracy_denoise,
+    accuracy_files,
     accuracy_peers,
     accuracy_texts,
     real_data,
@@ -190,6 +191,21 @@ def test_files_by_extension_each_content_once(tmp_path: Path) -> None:
     row = real_data.head_and_tail(tmp_path / "a.c", size=16)
     assert bytes(row[:16].astype(np.uint8)) == text[:16].encode()
     assert bytes(row[16:].astype(np.uint8)) == b" be read */ /* 0 */"[-16:]
+
+
+def test_files_are_halved_by_folder_or_by_type() -> None:
+    def file(i: int) -> real_data.LabelledFile:
+        return real_data.LabelledFile(Path(f"{i}"), "c" if i % 20 else "rare", scored=i < 30)
+
+    files = [file(i) for i in range(400)]
+    apart = dict(accuracy_files.halves(files, apart=True))
+    assert all(f.scored == half for f, half in apart.items())
+    mixed = dict(accuracy_files.halves(files, apart=False))
+    for label, many in (("c", 380), ("rare", 20)):
+        counts = [
+            sum(h is half for f, h in mixed.items() if f.label == label) for half in (False, True)
+        ]
+        assert counts == [min(accuracy_files.EACH, many // 2)] * 2
 
 
 def test_stored_is_made_once(tmp_path: Path) -> None:
