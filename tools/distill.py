@@ -5,7 +5,7 @@
         [--out docs/accuracy-distillation.md]
 
 A model is pruned and refitted with 512 calibration inputs, then trained to give what the original
-gives on more inputs, without labels. `resnet-fashion` and `resnet-fashion-long` learn from the
+gives on more inputs, without labels. `resnet-fashion` and those that are called after it learn from the
 training images of Fashion-MNIST (without the last 1,000, where their calibration images come from)
 and are scored on all 10,000 test images. The other names are cases of `tools/accuracy_cases.py`,
 which says what `--packages` holds; they learn from their calibration inputs, and are scored on others.

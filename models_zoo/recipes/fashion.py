@@ -148,20 +148,24 @@ def train(
             checkpoint.with_suffix(".part").replace(checkpoint)
 
 
-def command(
-    build: Callable[[], nn.Module],
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-    schedule: Schedule,
-) -> None:
-    """The command line of a recipe: train, state the test accuracy, save the weights, export."""
+def command_line(schedule: Schedule) -> argparse.ArgumentParser:
+    """What every recipe can be told."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True, help="ONNX file; .pt goes beside it")
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER)
     parser.add_argument("--weights", type=Path, help="do not train: take this .pt")
     parser.add_argument("--epochs", type=float, default=schedule.epochs)
-    options = parser.parse_args()
-    schedule = replace(schedule, epochs=options.epochs)
+    return parser
 
+
+def run(
+    options: argparse.Namespace,
+    build: Callable[[], nn.Module],
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    schedule: Schedule,
+) -> None:
+    """A recipe as `command_line` was told: train, state the test accuracy, save the weights, export."""
+    schedule = replace(schedule, epochs=options.epochs)
     torch.set_num_threads(1)
     torch.manual_seed(schedule.seed)
     model = build()

@@ -85,4 +85,4 @@ def optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 if __name__ == "__main__":
-    fashion.command(ViT, optimizer, SCHEDULE)
+    fashion.run(fashion.command_line(SCHEDULE).parse_args(), ViT, optimizer, SCHEDULE)
