@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from graphprune.cut import Cut
 from graphprune.errors import GraphpruneError
-from graphprune.plan import Cut, InitializerCut, Plan
+from graphprune.plan import InitializerCut, Plan
 
 
 def compose(first: Plan, second: Plan) -> Plan:

@@ -13,9 +13,10 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.planning import plan_from_removed
 from graphprune.analysis.resolve import FIXED, Resolved
 from graphprune.analysis.site import Site
+from graphprune.cut import Cut
 from graphprune.errors import UsageError
 from graphprune.labels import Factor
-from graphprune.plan import Cut, GroupChoice, Plan
+from graphprune.plan import GroupChoice, Plan
 
 Origins = Mapping[str, tuple[str, tuple[int, ...]]]
 """Initializer -> the weight of the source that it is the transpose of, and which axis each one is."""

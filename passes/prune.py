@@ -24,13 +24,14 @@ import numpy as np
 import onnx_ir as ir
 
 import graphprune.rules.onnx  # noqa: F401  (registers the rules)
+from graphprune.cut import Cut, pruned_shape
 from graphprune.errors import UsageError
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.shapes import Shapes, default_bindings, evaluate_sizes, shape_pair
 from graphprune.onnx.unread import drop_unread, read_values
 from graphprune.passes.sizes import SizeWriter
 from graphprune.passes.slices import Uses, slice_initializers
-from graphprune.plan import Cut, LayerCut, Plan, pruned_shape
+from graphprune.plan import LayerCut, Plan
 from graphprune.rules.context import is_weight, node_name
 from graphprune.rules.registry import registry
 from graphprune.rules.resize import Resize

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.cut import Cut, pruned_shape, take
 from graphprune.onnx.names import FreshNames
-from graphprune.plan import Cut, pruned_shape, take
 from graphprune.rules.context import is_weight
 
 Uses = dict[tuple[ir.Node, int], tuple[Cut, ...]]

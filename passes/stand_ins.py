@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.cut import pruned_shape
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.shapes import Shapes
-from graphprune.plan import Plan, pruned_shape
+from graphprune.plan import Plan
 from graphprune.rules.context import node_name
 
 Dims = tuple[int, ...]

@@ -10,10 +10,11 @@ from workbench import Bench, random_counts, removal
 
 from graphprune.analysis.planning import plan_from_removed
 from graphprune.compose import compose, compose_cuts
+from graphprune.cut import Cut, take
 from graphprune.onnx.analyse import analyse_graph
 from graphprune.onnx.shapes import infer_shapes
 from graphprune.passes.prune import PrunePass
-from graphprune.plan import Cut, Plan, take
+from graphprune.plan import Plan
 from models_zoo.builders import micrographs
 
 

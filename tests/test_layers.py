@@ -24,6 +24,7 @@ LAYERS = (
     "threads",
     "freed",
     "cholesky",
+    "cut",
     "plan",
     "options",
     "compose",
@@ -74,6 +75,7 @@ LAYERS = (
 NEUTRAL = (
     "errors",
     "files",
+    "cut",
     "plan",
     "options",
     "compose",

@@ -12,9 +12,10 @@ from workbench import Bench, drawn, from_text, half, removal
 
 import graphprune
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.cut import Cut
 from graphprune.errors import UsageError
 from graphprune.passes.sizes import SizeError
-from graphprune.plan import Cut, GroupChoice, Plan, Unpruned
+from graphprune.plan import GroupChoice, Plan, Unpruned
 from graphprune.rewrite import groups_at, rewrite
 
 #: Channels plus time is read as data: no factor scales it back at every length.

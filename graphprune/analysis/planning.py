@@ -9,9 +9,10 @@ import numpy as np
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.resolve import FIXED, Resolved
 from graphprune.analysis.site import Site
+from graphprune.cut import Cut
 from graphprune.errors import GraphpruneError
 from graphprune.labels import Factor
-from graphprune.plan import Cut, GroupChoice, InitializerCut, Plan, Unpruned
+from graphprune.plan import GroupChoice, InitializerCut, Plan, Unpruned
 
 
 def plan_from_removed(

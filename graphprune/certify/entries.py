@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.certify.masks import joint, masks, surplus
-from graphprune.plan import Cut
+from graphprune.cut import Cut
 
 Array = np.ndarray[Any, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.plan import Cut, take
+from graphprune.cut import Cut, take
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

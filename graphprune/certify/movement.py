@@ -27,7 +27,7 @@ from graphprune.certify.moves import (
     Place,
     UncheckedError,
 )
-from graphprune.plan import Cut, take
+from graphprune.cut import Cut, take
 
 __all__ = ["Dims", "Move", "UncheckedError", "check_move", "data_inputs", "is_movement"]
 

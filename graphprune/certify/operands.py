@@ -17,7 +17,8 @@ from graphprune.certify.graphs import (
 from graphprune.certify.match import Match
 from graphprune.certify.record import Record
 from graphprune.certify.statistics import averaged
-from graphprune.plan import Plan, pruned_shape, take
+from graphprune.cut import pruned_shape, take
+from graphprune.plan import Plan
 
 Array = np.ndarray[Any, Any]
 

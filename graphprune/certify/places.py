@@ -20,9 +20,10 @@ from graphprune.certify.movement import (
 )
 from graphprune.certify.record import Record
 from graphprune.certify.sides import with_renamed
+from graphprune.cut import Cut, pruned_shape
 from graphprune.onnx.operands import ELEMENTWISE
 from graphprune.onnx.shapes import Shapes
-from graphprune.plan import Cut, Plan, pruned_shape
+from graphprune.plan import Plan
 
 
 class Places:

@@ -11,8 +11,8 @@ from graphprune.certify.compare import COARSEST, TOLERANCES, Tolerance
 from graphprune.certify.emit import PREFIX
 from graphprune.certify.graphs import reads
 from graphprune.certify.pieces import Piece, Runner, make_piece
+from graphprune.cut import Cut
 from graphprune.onnx.shapes import Shapes
-from graphprune.plan import Cut
 
 
 @dataclass(frozen=True, eq=False)

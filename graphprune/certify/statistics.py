@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from graphprune.certify.emit import Emitter
 from graphprune.certify.entries import Entries
+from graphprune.cut import Cut
 from graphprune.onnx.operands import VIEWS
-from graphprune.plan import Cut
 
 Array = np.ndarray[Any, Any]
 

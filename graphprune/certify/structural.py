@@ -19,8 +19,9 @@ from graphprune.certify.movement import is_movement
 from graphprune.certify.operands import Operands
 from graphprune.certify.places import Places
 from graphprune.certify.record import Record
+from graphprune.cut import pruned_shape
 from graphprune.onnx.shapes import Shapes, infer_shapes
-from graphprune.plan import Plan, pruned_shape
+from graphprune.plan import Plan
 
 _ATTENTION = r"\w*Attention|RotaryEmbedding"
 _SIZE_ATTRIBUTES = {

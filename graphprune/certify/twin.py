@@ -24,8 +24,9 @@ from graphprune.certify.graphs import (
 )
 from graphprune.certify.masks import MisfitError, fitting, masks, zeroed
 from graphprune.certify.statistics import Norm, NoStatisticsError, averaged, write_out
+from graphprune.cut import Cut
 from graphprune.onnx.shapes import Shapes
-from graphprune.plan import Cut, InitializerCut, Plan
+from graphprune.plan import InitializerCut, Plan
 
 _T = ir.DataType
 # Element types that onnxruntime's Where takes on the CPU, and what others are widened to.

@@ -25,7 +25,7 @@ from graphprune.certify.pieces import Piece, RunError, Values, make_piece, porta
 from graphprune.certify.probe import Probe
 from graphprune.certify.sides import Pair, Sides, last_uses, tolerances
 from graphprune.certify.tally import Tally
-from graphprune.plan import take
+from graphprune.cut import take
 
 _MOST_RESTARTS = 16
 _NOISE_MARGIN = 32.0

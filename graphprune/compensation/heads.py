@@ -18,10 +18,11 @@ import onnx_ir as ir
 
 from graphprune.compensation.frontier import part
 from graphprune.compensation.linear import Linear, linear_of
+from graphprune.cut import Cut
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.operands import VIEWS, op_names
 from graphprune.onnx.runtime import Session
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Plan
 from graphprune.rules.context import is_weight, node_name
 
 Array = np.ndarray[Any, Any]

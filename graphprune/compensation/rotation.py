@@ -18,8 +18,9 @@ import onnx_ir as ir
 from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.heads import HeadPair, find_head_pairs, made_cut, read_cut
 from graphprune.compensation.linear import Linear, linear_of, output_rows, write_back
+from graphprune.cut import Cut
 from graphprune.onnx.names import FreshNames
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Plan
 from graphprune.rules.context import node_name
 from graphprune.scoring.statistics import LEAST_ROWS, chosen_rows
 

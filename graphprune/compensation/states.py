@@ -18,11 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.compensation.estimate import estimate
+from graphprune.cut import Cut, take
 from graphprune.data.room import batch_sizes
 from graphprune.onnx.constants import constant, set_constant
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.states import AXES, STATE, State, states_of, with_states
-from graphprune.plan import Cut, Plan, take
+from graphprune.plan import Plan
 from graphprune.rules.context import node_name
 from graphprune.scoring.statistics import Statistics, collect
 

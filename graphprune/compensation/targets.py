@@ -17,9 +17,10 @@ import onnx_ir as ir
 
 from graphprune.compensation.linear import Linear, linear_of
 from graphprune.compensation.tail import affine_tail
+from graphprune.cut import Cut, pruned_shape, take
 from graphprune.onnx.operands import op_names
 from graphprune.onnx.peaks import global_maximum
-from graphprune.plan import Cut, Plan, pruned_shape, take
+from graphprune.plan import Plan
 from graphprune.rules.context import is_weight, node_name
 from graphprune.scoring.statistics import LEAST_ROWS, ROWS, rows_of
 

@@ -19,8 +19,8 @@ import onnx_ir as ir
 from graphprune.compensation.frontier import Frontier
 from graphprune.compensation.linear import Linear, output_rows
 from graphprune.compensation.targets import Target, rows_per_sample
+from graphprune.cut import take
 from graphprune.data.room import batch_sizes
-from graphprune.plan import take
 from graphprune.scoring.statistics import chosen_rows
 from graphprune.threads import ahead
 

@@ -20,10 +20,11 @@ from graphprune.analysis.groups import Group
 from graphprune.compensation.estimate import estimate
 from graphprune.compensation.linear import Linear, linear_of, write_back
 from graphprune.compensation.states import fold_state
+from graphprune.cut import Cut, take
 from graphprune.data.room import batch_sizes
 from graphprune.onnx.names import FreshNames
 from graphprune.onnx.states import AXES, STATE, State, states_of, with_states
-from graphprune.plan import Cut, Plan, take
+from graphprune.plan import Plan
 from graphprune.rules.context import node_name
 from graphprune.scoring.statistics import Axes, Known, Statistics, collect
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphprune.cut import Cut
 from graphprune.onnx.channels import LAYERS, channels_first
 from graphprune.onnx.operands import op_names
 from graphprune.onnx.peaks import global_maximum
 from graphprune.onnx.saturation import before_saturation
 from graphprune.onnx.shapes import infer_shapes
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Plan
 from graphprune.rules.context import is_weight
 
 MOST = 12

@@ -11,12 +11,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from graphprune.cut import take
 from graphprune.distill.matches import Match
 from graphprune.distill.module import OnnxModule
 from graphprune.distill.samples import Group
 from graphprune.errors import UnsupportedModelError, UsageError
 from graphprune.onnx.runtime import Session
-from graphprune.plan import take
 
 MEMORY = 1 << 30
 """Bytes of the original's values that are kept."""

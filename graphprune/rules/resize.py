@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.plan import Cut, pruned_shape
+from graphprune.cut import Cut, pruned_shape
 
 
 class Resize:

@@ -17,7 +17,8 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Group
 from graphprune.analysis.planning import site_cuts
 from graphprune.analysis.site import Site
-from graphprune.plan import Unpruned, pruned_shape
+from graphprune.cut import pruned_shape
+from graphprune.plan import Unpruned
 from graphprune.selection.cost import CostModel
 from graphprune.selection.select import Selection
 

@@ -10,7 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from graphprune.plan import Plan, pruned_shape
+from graphprune.cut import pruned_shape
+from graphprune.plan import Plan
 from graphprune.torch.capture import Captured
 from graphprune.torch.modules import MultiheadAttention
 from graphprune.torch.rewrite import Edit

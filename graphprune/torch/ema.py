@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphprune.cut import Cut
 from graphprune.errors import UsageError
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Plan
 from graphprune.torch.capture import Captured, named_tensors
 from graphprune.torch.shorter import Surgery
 from graphprune.torch.slicing import parameter_cuts, slice_tensor

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from graphprune.plan import Plan, pruned_shape
+from graphprune.cut import pruned_shape
+from graphprune.plan import Plan
 from graphprune.torch.attributes import Change, first_paths, owner
 from graphprune.torch.capture import Captured
 from graphprune.torch.recording import attributes

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from graphprune.cut import Cut, pruned_shape
 from graphprune.errors import UsageError
-from graphprune.plan import Cut, pruned_shape
 from graphprune.torch.slicing import slice_tensor
 
 Pairs = Mapping[nn.Parameter, tuple[nn.Parameter, Sequence[Cut]]]

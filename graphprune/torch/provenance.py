@@ -18,7 +18,8 @@ import torch
 import torch.fx.traceback
 from torch import fx, nn
 
-from graphprune.plan import Plan, pruned_shape
+from graphprune.cut import pruned_shape
+from graphprune.plan import Plan
 from graphprune.rules.aten.registry import aten
 from graphprune.torch.attributes import owner
 from graphprune.torch.call import Call, call_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx
 
-from graphprune.plan import Cut, pruned_shape
+from graphprune.cut import Cut, pruned_shape
 from graphprune.torch.call import Call, is_tensor
 from graphprune.torch.shapes import concrete, dims_of
 

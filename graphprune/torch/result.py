@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from graphprune.plan import Cut, Plan
+from graphprune.cut import Cut
+from graphprune.plan import Plan
 from graphprune.report.model import Report
 from graphprune.torch.capture import Captured
 from graphprune.torch.slicing import parameter_cuts

@@ -12,9 +12,10 @@ from torch import fx, nn
 
 import graphprune.rules.aten  # noqa: F401  (registers the rules)
 from graphprune.analysis.dependency import DependencyGraph, groups_at
+from graphprune.cut import Cut, pruned_shape
 from graphprune.decide import Again
 from graphprune.errors import UsageError
-from graphprune.plan import Cut, Plan, Unpruned, pruned_shape
+from graphprune.plan import Plan, Unpruned
 from graphprune.rules.aten.registry import aten
 from graphprune.torch.call import Call, call_of, op_name
 from graphprune.torch.capture import Captured, Weights

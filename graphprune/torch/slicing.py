@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from graphprune.cut import Cut
 from graphprune.errors import GraphpruneError
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Plan
 
 
 def parameter_cuts(plan: Plan) -> dict[str, tuple[Cut, ...]]:

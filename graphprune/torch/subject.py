@@ -13,8 +13,9 @@ import torch
 from torch import fx, nn
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.cut import pruned_shape
 from graphprune.decide import Again
-from graphprune.plan import Plan, pruned_shape
+from graphprune.plan import Plan
 from graphprune.rules.aten.registry import aten
 from graphprune.rules.registry import MacRule, no_macs
 from graphprune.selection.cost import CostModel

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from graphprune.compose import compose
+from graphprune.cut import pruned_shape
 from graphprune.errors import GraphpruneError, UsageError
-from graphprune.plan import GroupChoice, Plan, pruned_shape
+from graphprune.plan import GroupChoice, Plan
 from graphprune.torch.capture import Captured
 from graphprune.torch.checkpoint import weights_of
 from graphprune.torch.shapes import dims_of

@@ -19,7 +19,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 import graphprune.rules.aten  # noqa: F401  (registers the rules)
-from graphprune.plan import Cut, Plan
+from graphprune.cut import Cut
+from graphprune.plan import Plan
 from graphprune.rules.aten.registry import aten
 from graphprune.torch.call import call_of, in_place, is_view
 from graphprune.torch.capture import Captured

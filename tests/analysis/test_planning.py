@@ -10,9 +10,9 @@ from workbench import Bench, drawn, from_text, random_counts, removal
 from graphprune.analysis.planning import plan_from_removed, site_cuts
 from graphprune.analysis.resolve import Resolver
 from graphprune.analysis.site import Site
+from graphprune.cut import Cut, pruned_shape, take
 from graphprune.errors import GraphpruneError
 from graphprune.labels import Factor, LabelSpace
-from graphprune.plan import Cut, pruned_shape, take
 from models_zoo.builders import micrographs
 
 

@@ -13,7 +13,8 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from graphprune.plan import Cut, InitializerCut, Plan
+from graphprune.cut import Cut
+from graphprune.plan import InitializerCut, Plan
 
 Array = np.ndarray
 

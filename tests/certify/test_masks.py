@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphprune.certify.masks import MisfitError, fitting, joint, masks, surplus, zeroed
-from graphprune.plan import take
+from graphprune.cut import take
 
 
 def marked(shape, cuts) -> np.ndarray:

@@ -11,8 +11,8 @@ from certify_case import cut
 from onnx import helper
 
 from graphprune.certify.movement import Move, UncheckedError, check_move, data_inputs
+from graphprune.cut import take
 from graphprune.onnx.shapes import infer_shapes
-from graphprune.plan import take
 
 
 def one_node(op, inputs, attributes, outputs=1, opset=18):

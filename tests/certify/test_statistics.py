@@ -15,9 +15,9 @@ from onnx import helper
 
 from graphprune.certify.masks import zeroed
 from graphprune.certify.twin import TwinError, masked_twin
+from graphprune.cut import Cut, take
 from graphprune.onnx.runtime import Session
 from graphprune.onnx.shapes import infer_shapes
-from graphprune.plan import Cut, take
 
 RNG = np.random.default_rng(0)
 C = [0, 2, 3, 6]

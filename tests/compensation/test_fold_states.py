@@ -13,9 +13,10 @@ from workbench import Bench
 
 import graphprune
 from graphprune.compensation.states import fold_states
+from graphprune.cut import take
 from graphprune.onnx.runtime import Session
 from graphprune.onnx.states import with_states
-from graphprune.plan import Plan, take
+from graphprune.plan import Plan
 
 Array = np.ndarray[Any, Any]
 

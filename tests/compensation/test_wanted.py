@@ -9,9 +9,9 @@ from workbench import Bench, drawn, from_text
 from graphprune.compensation import wanted as module
 from graphprune.compensation.targets import Target, find_targets
 from graphprune.compensation.wanted import Reference
+from graphprune.cut import take
 from graphprune.errors import UnsupportedModelError
 from graphprune.onnx.runtime import Session
-from graphprune.plan import take
 
 SIZES = (3, 5, 4)
 WEIGHTS = {"w0": drawn(8, 16), "w1": drawn(16, 12), "w2": drawn(12, 10), "w3": drawn(10, 6)}

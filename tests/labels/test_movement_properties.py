@@ -16,8 +16,8 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graphprune.cut import Cut, take
 from graphprune.labels import Algebra, Factor, Labels
-from graphprune.plan import Cut, take
 from graphprune.rules.onnx.slice import moved_bounds
 
 NEW = -1

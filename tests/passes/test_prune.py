@@ -9,10 +9,11 @@ import pytest
 from architectures import NETWORKS
 from workbench import Bench, drawn, from_text, half, random_counts, removal
 
+from graphprune.cut import Cut
 from graphprune.errors import UsageError
 from graphprune.passes.prune import PrunePass
 from graphprune.passes.sizes import SizeError
-from graphprune.plan import Cut, InitializerCut, Plan
+from graphprune.plan import InitializerCut, Plan
 from models_zoo.builders import micrographs
 
 MODELS = {**NETWORKS, **{n: lambda n=n: micrographs.build(n) for n in micrographs.NAMES}}

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 from workbench import drawn, from_text
 
+from graphprune.cut import Cut
 from graphprune.onnx.load import load
 from graphprune.onnx.names import FreshNames
 from graphprune.passes.slices import slice_initializers
-from graphprune.plan import Cut
 
 TEXT = "a = MatMul (x, w) b = MatMul (x, w) c = MatMul (x, w) y = Sum (a, b, c)"
 

@@ -6,9 +6,10 @@ import numpy as np
 from workbench import drawn, from_text
 
 import graphprune
+from graphprune.cut import Cut
 from graphprune.onnx.load import load
 from graphprune.passes.stamp import StampPass
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Plan
 
 
 def test_three_keys_are_added_and_the_rest_stays() -> None:

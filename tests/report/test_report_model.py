@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from graphprune.cut import Cut
 from graphprune.errors import UsageError
 from graphprune.measure.latency import Latency, Timing, Verdict
-from graphprune.plan import Cut, GroupChoice, InitializerCut, Plan, Unpruned
+from graphprune.plan import GroupChoice, InitializerCut, Plan, Unpruned
 from graphprune.report.groups import group_reports
 from graphprune.report.model import GroupReport, Metric, Report, Side
 from graphprune.report.terminal import headline, print_report, shorten

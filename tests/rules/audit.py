@@ -23,6 +23,7 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.planning import plan_from_removed
 from graphprune.certify.masks import zeroed
 from graphprune.certify.twin import masked_twin
+from graphprune.cut import take
 from graphprune.onnx.analyse import analyse_graph
 from graphprune.onnx.canonical import canonicalise
 from graphprune.onnx.feeds import random_feeds
@@ -30,7 +31,7 @@ from graphprune.onnx.load import load
 from graphprune.onnx.runtime import Session
 from graphprune.onnx.shapes import Shapes, default_bindings, infer_shapes
 from graphprune.passes.prune import PrunePass
-from graphprune.plan import Plan, take
+from graphprune.plan import Plan
 
 Array = np.ndarray[Any, Any]
 

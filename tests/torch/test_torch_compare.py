@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 from torch_nets import cnn, transformer  # noqa: E402
 
+from graphprune.cut import Cut  # noqa: E402
 from graphprune.decide import decide  # noqa: E402
 from graphprune.options import Options  # noqa: E402
-from graphprune.plan import Cut  # noqa: E402
 from graphprune.torch.capture import capture  # noqa: E402
 from graphprune.torch.compare import Oracle  # noqa: E402
 from graphprune.torch.rewrite import pruned_graph  # noqa: E402

@@ -13,10 +13,11 @@ from torch import nn, optim  # noqa: E402
 from torch.optim import swa_utils  # noqa: E402
 from training_nets import ConvNet, Smaller, SmallNet, images, smaller, train, trained  # noqa: E402
 
+from graphprune.cut import Cut  # noqa: E402
 from graphprune.decide import decide  # noqa: E402
 from graphprune.errors import UsageError  # noqa: E402
 from graphprune.options import Options  # noqa: E402
-from graphprune.plan import Cut, Plan  # noqa: E402
+from graphprune.plan import Plan  # noqa: E402
 from graphprune.torch.capture import capture  # noqa: E402
 from graphprune.torch.ema import carry_ema  # noqa: E402
 from graphprune.torch.optim import carry_over, check_optimizer  # noqa: E402

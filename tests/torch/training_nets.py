@@ -9,9 +9,10 @@ import torch
 from torch import fx, nn
 
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.cut import Cut
 from graphprune.decide import Measured, Scores, decide
 from graphprune.options import Options
-from graphprune.plan import Cut, Plan
+from graphprune.plan import Plan
 from graphprune.torch.capture import Captured, capture
 from graphprune.torch.rewrite import rewrite
 from graphprune.torch.slicing import parameter_cuts

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from graphprune.cut import Cut
 from graphprune.labels import Labels
-from graphprune.plan import Cut
 from graphprune.rules.aten.registry import aten_rule
 from graphprune.rules.base import positive
 from graphprune.torch.context import AtenContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.plan import Cut
+from graphprune.cut import Cut
 from graphprune.rules.context import OpContext, positive
 from graphprune.rules.registry import op_rule
 from graphprune.rules.resize import Resize

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphprune.cut import Cut
 from graphprune.labels import Algebra, Factor, Labels
-from graphprune.plan import Cut
 from graphprune.rules.base import RuleContext
 from graphprune.rules.shared.matmul import hint_heads, place, taken
 
