@@ -40,3 +40,15 @@ class NothingGainedError(GraphpruneError):
     """No group could be pruned, or the result is slower than the original."""
 
     exit_code = 6
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """What somebody else's error says first, at most so many characters; its type where it says nothing."""
+    line = next((x.strip() for x in str(error).splitlines() if x.strip()), "")
+    return line[:most] or type(error).__name__
+
+
+def named_line(error: BaseException, most: int = 300) -> str:
+    """The same behind the type of the error."""
+    name, line = type(error).__name__, first_line(error, most)
+    return name if line == name else f"{name}: {line}"[:most]

@@ -69,7 +69,7 @@ def pack(
     if as_json:
         print(json.dumps(data, indent=1, sort_keys=True))
     elif not quiet:
-        from graphprune.report.terminal import show
+        from graphprune.report.layout import show
 
         show(stdout(), *parts)
         stdout().print(f"Wrote {target}.", soft_wrap=True, markup=False)

@@ -157,8 +157,8 @@ def sparsify(
     if as_json:
         print(json.dumps(report, indent=1, sort_keys=True))
     elif not quiet:
+        from graphprune.report.layout import show
         from graphprune.report.sparsity import sparsity_parts
-        from graphprune.report.terminal import show
 
         show(stdout(), *sparsity_parts(model, made.report))
         for line in _next_steps(target, report, made, compile_):

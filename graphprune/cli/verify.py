@@ -61,7 +61,8 @@ def verify(
         note(f"graphprune: error: {failure}")
         raise typer.Exit(failure.exit_code)
     if not (as_json or quiet):
-        from graphprune.report.terminal import certificate_line, show, warning
+        from graphprune.report.layout import show, warning
+        from graphprune.report.terminal import certificate_line
 
         show(stdout(), certificate_line(data), *map(warning, certificate.weak))
 

@@ -28,7 +28,7 @@ def zoo(as_json: opt.Json = False) -> None:
     from rich.text import Text
 
     from graphprune.report import numbers
-    from graphprune.report.terminal import plain_table, show
+    from graphprune.report.layout import plain_table, show
 
     table = plain_table()
     table.add_column("name", no_wrap=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.distill.ops import Call, Op, find, refusal
-from graphprune.errors import UnsupportedModelError
+from graphprune.errors import UnsupportedModelError, first_line
 from graphprune.rules.context import node_name
 
 __all__ = ["OnnxModule", "Use"]
@@ -200,8 +200,7 @@ class OnnxModule(nn.Module):
         except UnsupportedModelError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise refusal(step.node, text) from error
+            raise refusal(step.node, first_line(error)) from error
         results = found if isinstance(found, tuple) else (found,)
         for value, result in zip(step.node.outputs, results, strict=False):
             if result is not None:

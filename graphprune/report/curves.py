@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprune.report import numbers
-from graphprune.report.terminal import indented, show, title, warning
+from graphprune.report.layout import indented, show, title, warning
 
 if TYPE_CHECKING:
     from graphprune.damage.result import Measurement, Sensitivity

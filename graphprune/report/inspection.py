@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from graphprune.report import numbers
-from graphprune.report.terminal import indented, plain_table, reasons, shorten, show, title
+from graphprune.report.layout import indented, plain_table, shorten, show, title
+from graphprune.report.terminal import reasons
 
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph

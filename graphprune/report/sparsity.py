@@ -6,14 +6,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from graphprune.report import numbers
-from graphprune.report.terminal import (
-    indented,
-    latency_note,
-    plain_table,
-    shorten,
-    title,
-    warning,
-)
+from graphprune.report.layout import indented, plain_table, shorten, title, warning
+from graphprune.report.terminal import latency_note
 from graphprune.sparse.reports import SparsityReport
 
 MOST = 12

@@ -8,7 +8,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from graphprune.report import numbers
-from graphprune.report.terminal import indented, latency_note, plain_table, shorten, title
+from graphprune.report.layout import indented, plain_table, shorten, title
+from graphprune.report.terminal import latency_note
 from graphprune.sparse.initializers import SparseInitializers
 from graphprune.sparse.reports import PackReport, TensorSize
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,16 @@ from graphprune.compensation.report import DriftReport
 from graphprune.measure.latency import MARGIN, Latency
 from graphprune.plan import LayerCut, Unpruned
 from graphprune.report import numbers
+from graphprune.report.layout import (
+    bar,
+    indented,
+    plain_table,
+    shorten,
+    show,
+    shows_bars,
+    title,
+    warning,
+)
 from graphprune.report.model import GroupReport, Metric, Report
 
 MOST_GROUPS = 12
@@ -30,7 +39,7 @@ def print_report(console: Console, report: Report, next_steps: Sequence[str] = (
     parts: list[RenderableType] = [
         headline(report),
         Text(),
-        indented(_costs(report, arrow, _bars(console))),
+        indented(_costs(report, arrow, shows_bars(console))),
         Text(),
         indented(certificate_line(report.certificate)),
     ]
@@ -57,17 +66,6 @@ def print_report(console: Console, report: Report, next_steps: Sequence[str] = (
         show(console, Text())
     for line in next_steps:  # whole, so that a command can be copied
         console.print(Text(line), soft_wrap=True)
-
-
-def show(console: Console, *parts: RenderableType) -> None:
-    """Print parts; in a pipe without the spaces that fill a line up to the console's width."""
-    if console.is_terminal:
-        console.print(Group(*parts), highlight=False)
-        return
-    with console.capture() as captured:
-        console.print(Group(*parts), highlight=False)
-    for line in captured.get().splitlines():
-        console.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def headline(report: Report) -> Text:
@@ -204,11 +202,6 @@ def reasons(unpruned: Iterable[Unpruned]) -> Table:
     return table
 
 
-def shorten(name: str, width: int) -> str:
-    """A name cut in front: the end of a path says most."""
-    return name if len(name) <= width else "..." + name[-max(1, width - 3) :]
-
-
 def _costs(report: Report, arrow: str, bars: bool) -> Table:
     table = plain_table(header=False)
     table.add_column(no_wrap=True)
@@ -221,8 +214,8 @@ def _costs(report: Report, arrow: str, bars: bool) -> Table:
 
     def row(name: str, old: float, new: float, shown: Any, note: str | None = None) -> None:
         change = numbers.change(old, new) if note is None else note
-        bar = _bar(new / old if old else 1.0) if bars else Text()
-        table.add_row(name, shown(old), arrow, Text(shown(new), "bold"), bar, change)
+        left = bar(new / old if old else 1.0) if bars else Text()
+        table.add_row(name, shown(old), arrow, Text(shown(new), "bold"), left, change)
 
     row("params", before.params, after.params, numbers.count)
     row("MACs", before.macs, after.macs, numbers.count)
@@ -300,42 +293,9 @@ def _groups(groups: Sequence[GroupReport], arrow: str, width: int) -> Table:
     return table
 
 
-def plain_table(header: bool = True) -> Table:
-    """A table without lines; its columns are set apart by two spaces."""
-    return Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=header
-    )
-
-
-def indented(part: RenderableType) -> Padding:
-    """A part, set two columns to the right."""
-    return Padding(part, (0, 0, 0, 2))
-
-
-def title(name: str, note: str = "") -> Text:
-    """A heading and a remark on it."""
-    return Text.assemble((name, "bold"), ("  " + note, "dim"))
-
-
-def warning(line: str) -> Text:
-    """A remark that a reader should not miss."""
-    return Text.assemble(("warning: ", "bold yellow"), line)
-
-
 def _fewer(before: int, after: int, noun: str) -> str:
     if not before or before == after:
         return ""
     percent = (before - after) / before * 100
     digits = f"{abs(percent):.0f}" if abs(percent) >= 9.95 else f"{abs(percent):.1f}"
     return f"{digits} % {'fewer' if percent > 0 else 'more'} {noun}"
-
-
-def _bars(console: Console) -> bool:
-    """Bars where they are sure to be drawn: on a terminal that shows block characters."""
-    return console.is_terminal and not console.options.ascii_only and console.width >= 76
-
-
-def _bar(fraction: float, cells: int = 12) -> Text:
-    """How much remains."""
-    full = min(cells, max(0, round(fraction * cells)))
-    return Text.assemble(("█" * full, "green"), ("░" * (cells - full), "dim"))

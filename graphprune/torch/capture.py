@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import UnsupportedModelError, UsageError
+from graphprune.errors import UnsupportedModelError, UsageError, first_line
 from graphprune.torch.shapes import dynamic_axes
 from graphprune.torch.switch import switchable
 from graphprune.torch.tidy import tidy
@@ -151,7 +151,7 @@ def capture(
         try:
             program, notes = _exported(model, inputs, named, dynamic_shapes, train)
         except Exception as error:  # torch.export raises whatever the module or dynamo raises
-            errors.append(_first_line(error))
+            errors.append(first_line(error))
             continue
         captured = _of_program(program)
         graph_module = captured.graph_module.train(train)
@@ -187,7 +187,7 @@ def _in_eval_mode(
         try:
             wanted, got = (_tensors(m(*args, **kwargs)) for m in (module, graph))
         except Exception as error:  # a graph of one batch size may not take the example's
-            return f"its graph does not run in eval mode ({_first_line(error)})", ""
+            return f"its graph does not run in eval mode ({first_line(error)})", ""
         finally:
             for name, buffer in module.named_buffers():
                 buffer.copy_(buffers[name])
@@ -238,7 +238,7 @@ def _exported(
                 module, twice_args, twice_kwargs or None, dynamic_shapes=given
             )
         except Exception as error:
-            note = f"captured for one batch size, since a dynamic one failed: {_first_line(error)}"
+            note = f"captured for one batch size, since a dynamic one failed: {first_line(error)}"
             return torch.export.export(module, args, kwargs or None), (note,)
         return program, ()
 
@@ -323,8 +323,3 @@ def _check_weights(module: nn.Module) -> None:
             raise UsageError(f"'{name}' is on the meta device: load the weights first")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UsageError(f"'{name}' holds NaN or infinity: its channels cannot be compared")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

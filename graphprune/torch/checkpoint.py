@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphprune.errors import UsageError
+from graphprune.errors import UsageError, first_line
 from graphprune.files import write_atomically
 from graphprune.plan import Plan
 from graphprune.torch.capture import named_tensors
@@ -105,8 +105,8 @@ def load(path: Path) -> Checkpoint:
             rng=_unpacked(data["rng"], tensors),
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"checkpoint {path} cannot be read: {first}; remove it") from error
+        line = first_line(error)
+        raise UsageError(f"checkpoint {path} cannot be read: {line}; remove it") from error
 
 
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from graphprune.errors import named_line
 from graphprune.plan import Plan
 from graphprune.torch.capture import Captured, mode
 from graphprune.torch.dropout import without_dropout
@@ -95,7 +96,7 @@ class Oracle:
         try:
             double = doubled(module)
         except Exception as error:  # whatever a module's own __deepcopy__ raises
-            return Difference(f"it cannot be copied: {_line(error)}")
+            return Difference(f"it cannot be copied: {named_line(error, 200)}")
         found = self._all(double, train, gradients, slack)
         if "differs" in found.reason and not isinstance(module, fx.GraphModule):
             rounded = self._slack
@@ -149,7 +150,7 @@ class Oracle:
             with mode(module, train):
                 got, own = ran(lambda: module(*args, **kwargs), module, gradients)
         except Exception as error:  # whatever forward raises at sizes that do not fit
-            return Difference(f"it does not run: {_line(error)}")
+            return Difference(f"it does not run: {named_line(error, 200)}")
         if not train and len(got) < len(wanted) and self.captured.training:
             # The graph is that of train mode, with heads that the class leaves out in eval mode.
             return compared(wanted[: len(got)], got, slack * TOLERANCE)
@@ -336,8 +337,3 @@ def _merged(a: Difference, b: Difference) -> Difference:
         tuple(dict.fromkeys((*a.weak, *b.weak))),
         a.checked + b.checked,
     )
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.damage.judge import error, variance
 from graphprune.damage.layers import cosines, first, greedy, kept_count, ranked
-from graphprune.errors import NothingGainedError, UsageError
+from graphprune.errors import NothingGainedError, UsageError, first_line
 from graphprune.options import AUTO, Options
 from graphprune.plan import LayerCut
 from graphprune.rules.aten.registry import aten
@@ -232,9 +232,9 @@ def _runs(captured: Captured, batches: Sequence[Batch], names: Sequence[str]) ->
             try:
                 look.call(*args, **kwargs)
             except Exception as problem:  # whatever an op raises at sizes that do not fit
-                line = next((x for x in str(problem).splitlines() if x.strip()), "")
+                line = first_line(problem, 200)
                 raise UsageError(
-                    f"the module does not run on inputs= ({line.strip()[:200]}): batches have the "
+                    f"the module does not run on inputs= ({line}): batches have the "
                     "example's sizes but for the first axis"
                 ) from problem
             found.append(look.seen)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.errors import UnsupportedModelError
+from graphprune.errors import UnsupportedModelError, first_line
 from graphprune.measure.latency import Latency
 from graphprune.onnx.load import load
 from graphprune.onnx.save import save
@@ -103,9 +103,8 @@ def onnx_program(
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        line = next((x for x in str(cause).splitlines() if x.strip()), type(cause).__name__)
         raise UnsupportedModelError(
-            f"torch.onnx.export does not get through {type(module).__name__}: {line.strip()[:300]}"
+            f"torch.onnx.export does not get through {type(module).__name__}: {first_line(cause)}"
         ) from error
 
 

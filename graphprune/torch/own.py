@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from graphprune.errors import named_line
 from graphprune.plan import Plan
 from graphprune.torch.attributes import Change, Standard, put
 from graphprune.torch.capture import Captured
@@ -107,13 +108,13 @@ def own_class(
     try:
         ladder = _Ladder(captured, plan, edits, check)
     except Exception as error:
-        return Kept(None, f"the module cannot be copied ({_line(error)})")
+        return Kept(None, f"the module cannot be copied ({named_line(error)})")
     if ladder.copies.missing:
         return Kept(None, f"'{ladder.copies.missing[0]}' is no tensor that the module holds")
     try:
         return ladder.climb(fold, write)
     except Exception as error:  # a module unlike all others: there is always the graph
-        return Kept(None, _line(error))
+        return Kept(None, named_line(error))
 
 
 class _Ladder:
@@ -136,7 +137,7 @@ class _Ladder:
                 made, done = self.candidate(recipe)
                 why = self.check(made)
             except Exception as error:  # whatever forward raises on sizes that do not fit
-                self.reason = self.reason or _line(error)
+                self.reason = self.reason or named_line(error)
                 continue
             if not why:
                 return self.configured(made, recipe, done)
@@ -298,8 +299,3 @@ def _few(changes: Sequence[Change]) -> str:
     """The first of some changes, in words."""
     rest = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
     return f"{changes[0]}{rest}"
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.errors import first_line
 from graphprune.plan import Plan
 from graphprune.torch.capture import Captured, capture, named_tensors
 from graphprune.torch.compare import Oracle
@@ -65,8 +66,7 @@ def own_without_layers(
             captured, found, plan, lambda m: check(m, found.renamed), dynamic_shapes, fold
         )
     except Exception as error:  # torch.export raises whatever the module or dynamo raises
-        line = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
-        return Kept(None, f"its shorter class cannot be pruned ({line.strip()[:200]})")
+        return Kept(None, f"its shorter class cannot be pruned ({first_line(error, 200)})")
     names = {path: name for name, paths in captured.weights.aliases.items() for path in paths}
     folded = {}
     for path, factor in kept.folded.items():

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import UsageError
+from graphprune.errors import UsageError, first_line
 from graphprune.plan import Plan
 from graphprune.torch.pipeline import prune
 from graphprune.torch.result import Pruned
@@ -192,8 +192,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"cannot read {path}: {line}") from error
+        raise UsageError(f"cannot read {path}: {first_line(error)}") from error
     return metadata, tensors
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphprune.errors import named_line
 from graphprune.plan import LayerCut, Plan
 from graphprune.torch.attributes import Change, put
 from graphprune.torch.capture import Captured, mode, named_tensors
@@ -102,7 +103,7 @@ def shorter_class(captured: Captured, layers: Sequence[LayerCut], check: Check) 
             return found
         return _configured(captured.module, copies, found, check)
     except Exception as error:  # a module unlike all others: there is always the graph
-        return Shorter(None, _line(error))
+        return Shorter(None, named_line(error))
 
 
 def own_copy(captured: Captured, module: nn.Module) -> nn.Module:
@@ -121,7 +122,7 @@ def _first_that_works(
             made = _made(captured.module, copies, surgery)
             why = check(made.module, made.renamed) if made.module is not None else made.why
         except Exception as error:  # whatever forward raises without its layers
-            why = _line(error)
+            why = named_line(error)
         if not why:
             return made
         reason = reason or why
@@ -329,8 +330,3 @@ def _path(module: nn.Module, cut: LayerCut) -> str:
     while name and (name not in parts or isinstance(parts[name], nn.ModuleList | nn.ModuleDict)):
         name = name.rpartition(".")[0]  # lists that nothing calls belong to what holds them
     return name
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

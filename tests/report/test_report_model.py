@@ -13,8 +13,9 @@ from graphprune.errors import UsageError
 from graphprune.measure.latency import Latency, Timing, Verdict
 from graphprune.plan import GroupChoice, InitializerCut, Plan, Unpruned
 from graphprune.report.groups import group_reports
+from graphprune.report.layout import shorten
 from graphprune.report.model import GroupReport, Metric, Report, Side
-from graphprune.report.terminal import headline, print_report, shorten
+from graphprune.report.terminal import headline, print_report
 
 
 def latency(ratio: float = 2.31, spread: float = 0.02, verdict: Verdict = "faster") -> Latency:
