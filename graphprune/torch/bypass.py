@@ -12,7 +12,14 @@ from torch import fx
 from graphprune.errors import CertificateError
 from graphprune.plan import LayerCut
 from graphprune.torch.capture import Captured, mode
-from graphprune.torch.compare import GRADIENT_TOLERANCE, TOLERANCE, compared, doubled, examples, ran
+from graphprune.torch.differences import (
+    GRADIENT_TOLERANCE,
+    TOLERANCE,
+    compared,
+    doubled,
+    examples,
+    ran,
+)
 from graphprune.torch.twin import flat_inputs
 
 

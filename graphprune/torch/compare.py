@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from graphprune.errors import named_line
 from graphprune.plan import Plan
 from graphprune.torch.capture import Captured, mode
+from graphprune.torch.differences import (
+    GRADIENT_TOLERANCE,
+    LITTLE,
+    TOLERANCE,
+    Difference,
+    compared,
+    doubled,
+    examples,
+    merged,
+    ran,
+)
 from graphprune.torch.dropout import without_dropout
 from graphprune.torch.slicing import parameter_cuts, slice_tensor
-from graphprune.torch.twin import Twin, convert
+from graphprune.torch.twin import Twin
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-
-TOLERANCE = 1e-9
-GRADIENT_TOLERANCE = 1e-7
-_LITTLE = 1e-6
 _MOST_SLACK = 1e4
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What comparing found.
-
-    Attributes:
-        reason: Empty where nothing differs; else one line.
-        abs_error: Largest absolute error of an output.
-        rel_error: The same relative to the output's largest magnitude.
-        gradient_error: Largest relative error of a gradient.
-        weak: What proves little, one sentence each.
-        checked: Outputs, gradients and buffers that were compared.
-    """
-
-    reason: str = ""
-    abs_error: float = 0.0
-    rel_error: float = 0.0
-    gradient_error: float = 0.0
-    weak: tuple[str, ...] = ()
-    checked: int = 0
 
 
 class Oracle:
@@ -111,7 +93,7 @@ class Oracle:
             for number in range(len(self.inputs)):
                 # Gradients at one input are enough; another batch size shows sizes that are wrong.
                 with_gradients = gradients and not number
-                found = _merged(found, self._one(double, number, train, with_gradients, slack))
+                found = merged(found, self._one(double, number, train, with_gradients, slack))
                 _restore(double, buffers)
                 if found.reason:
                     break
@@ -156,7 +138,7 @@ class Oracle:
             return compared(wanted[: len(got)], got, slack * TOLERANCE)
         outputs = compared(wanted, got, slack * TOLERANCE)
         if not outputs.reason and train:
-            outputs = _merged(outputs, self._buffers(module, wanted_buffers, slack))
+            outputs = merged(outputs, self._buffers(module, wanted_buffers, slack))
         if outputs.reason or not gradients:
             return outputs
         cuts = parameter_cuts(self.plan)
@@ -173,7 +155,7 @@ class Oracle:
             expected = slice_tensor(expected, cuts.get(name, ()))
             if expected.shape != gradient.shape:
                 return Difference(f"the gradient of '{path}' has another shape")
-            size = max(float(expected.abs().max()), _LITTLE * scale, 1e-300)
+            size = max(float(expected.abs().max()), LITTLE * scale, 1e-300)
             off = float((expected - gradient).abs().max()) / size
             if not off <= slack * GRADIENT_TOLERANCE:
                 return Difference(f"the gradient of '{path}' differs by {off:.1e}")
@@ -183,7 +165,7 @@ class Oracle:
             name = names.get(path, path)
             if name in wanted_gradients and name not in reached and parameter.numel():
                 return Difference(f"'{path}' has no gradient, in the original it has one")
-        return _merged(outputs, Difference(gradient_error=worst, checked=checked))
+        return merged(outputs, Difference(gradient_error=worst, checked=checked))
 
     def _buffers(
         self, module: nn.Module, wanted: Mapping[str, torch.Tensor], slack: float
@@ -225,115 +207,7 @@ class Oracle:
         return self._known[key]
 
 
-def examples(captured: Captured, seed: int = 0) -> Iterator[Inputs]:
-    """The example inputs in double precision, and others of another batch size where that varies."""
-    given = captured.args, dict(captured.kwargs)
-    if not captured.dynamic:
-        yield pytree.tree_map(_as_double, given)
-        return
-    given = pytree.tree_map(_two_rows, given)
-    yield pytree.tree_map(_as_double, given)
-    generator = torch.Generator().manual_seed(seed)
-
-    def other(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or not leaf.ndim or not leaf.numel():
-            return leaf
-        leaf = leaf.detach()
-        rows = torch.cat([leaf, leaf[:1]])
-        order = torch.randperm(len(rows), generator=generator)
-        rows = rows[order]
-        if not rows.is_floating_point():
-            return rows
-        noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
-        spread = float(rows.double().std()) if rows.numel() > 1 else 1.0
-        return rows.double() + spread * noise.to(rows.device)
-
-    yield pytree.tree_map(other, given)
-
-
-def _two_rows(leaf: Any) -> Any:
-    """Two rows are enough, and are what a small example is made to have."""
-    if not isinstance(leaf, torch.Tensor) or not leaf.ndim:
-        return leaf
-    return leaf[:2] if len(leaf) > 1 else torch.cat([leaf, leaf])
-
-
 def _restore(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, buffer in module.named_buffers():
             buffer.copy_(buffers[name])
-
-
-def _as_double(leaf: Any) -> Any:
-    if isinstance(leaf, torch.Tensor):
-        leaf = leaf.detach()
-        return leaf.double() if leaf.is_floating_point() else leaf
-    return leaf
-
-
-def doubled(module: nn.Module) -> nn.Module:
-    """A copy in double precision."""
-    double = copy.deepcopy(module)
-    convert(double, torch.float64)
-    return double
-
-
-def ran(
-    call: Callable[[], Any], module: nn.Module, gradients: bool
-) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """Floating-point outputs, and gradients of a fixed random sum of them."""
-    parameters = dict(module.named_parameters())
-    for parameter in parameters.values():
-        parameter.grad = None
-    with torch.set_grad_enabled(gradients):
-        outputs = [t for t in pytree.tree_leaves(call()) if isinstance(t, torch.Tensor)]
-        floats = [t for t in outputs if t.is_floating_point()]
-        if gradients and any(t.requires_grad for t in floats):
-            loss = torch.zeros((), dtype=torch.float64)
-            for i, t in enumerate(floats):
-                generator = torch.Generator().manual_seed(i)
-                weight = torch.randn(t.shape, generator=generator, dtype=torch.float64)
-                loss = loss + (t.double() * weight.to(t.device)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-    own = {n: p.grad for n, p in parameters.items() if p.grad is not None}
-    for parameter in parameters.values():
-        parameter.grad = None
-    return [t.detach() for t in outputs], own
-
-
-def compared(
-    wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor], tolerance: float
-) -> Difference:
-    """How some tensors differ from those that are wanted, in order."""
-    if len(wanted) != len(got):
-        return Difference(f"it gives {len(got)} tensors, the original {len(wanted)}")
-    found = Difference()
-    for i, (a, b) in enumerate(zip(wanted, got, strict=True)):
-        if a.shape != b.shape:
-            return Difference(f"output {i} has shape {tuple(b.shape)}, not {tuple(a.shape)}")
-        if not a.is_floating_point():
-            if not torch.equal(a, b):
-                return Difference(f"output {i} differs")
-            continue
-        a, b = a.double(), b.double()
-        error = float((a - b).abs().max()) if a.numel() else 0.0
-        size = float(a.abs().max()) if a.numel() else 0.0
-        relative = error / size if size else error
-        weak: tuple[str, ...] = ()
-        if a.numel() > 1 and float(a.std()) <= _LITTLE * max(size, 1e-300):
-            weak = (f"output {i} hardly varies: equality proves little",)
-        if not relative <= tolerance:
-            return Difference(f"output {i} differs by {relative:.1e} of its largest value")
-        found = _merged(found, Difference("", error, relative, 0.0, weak, 1))
-    return found
-
-
-def _merged(a: Difference, b: Difference) -> Difference:
-    return Difference(
-        a.reason or b.reason,
-        max(a.abs_error, b.abs_error),
-        max(a.rel_error, b.rel_error),
-        max(a.gradient_error, b.gradient_error),
-        tuple(dict.fromkeys((*a.weak, *b.weak))),
-        a.checked + b.checked,
-    )

@@ -13,7 +13,7 @@ from graphprune.options import Options
 from graphprune.plan import Plan
 from graphprune.report.groups import group_reports
 from graphprune.report.model import Report, Side
-from graphprune.torch.compare import Difference
+from graphprune.torch.differences import Difference
 from graphprune.torch.own import Kept
 from graphprune.torch.subject import TorchSubject, count_parameters, parameter_count
 

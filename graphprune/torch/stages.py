@@ -14,7 +14,8 @@ from graphprune.errors import CertificateError, NothingGainedError
 from graphprune.plan import Plan, Unpruned
 from graphprune.torch.bypass import check_shortened
 from graphprune.torch.capture import mode
-from graphprune.torch.compare import Difference, Oracle
+from graphprune.torch.compare import Oracle
+from graphprune.torch.differences import Difference
 from graphprune.torch.layer_choice import choose, others, scaled
 from graphprune.torch.own import Kept, own_class
 from graphprune.torch.own_shorter import own_without_layers

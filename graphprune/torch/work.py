@@ -14,7 +14,8 @@ from graphprune.measure.latency import Latency
 from graphprune.options import Options
 from graphprune.plan import LayerCut, Plan
 from graphprune.torch.capture import Captured
-from graphprune.torch.compare import Difference, Oracle
+from graphprune.torch.compare import Oracle
+from graphprune.torch.differences import Difference
 from graphprune.torch.own import Kept
 from graphprune.torch.rewrite import Edit
 from graphprune.torch.subject import TorchSubject
