@@ -31,7 +31,11 @@ DISTILLED = "graphprune.distilled_steps"
 """Metadata of a model whose weights were trained."""
 
 FEW = 2000
-"""Inputs below which training is told to overfit: all weights are free, and there are many."""
+"""Inputs below which training is told to overfit: all weights are free, and there are many. The usual
+learning rate is as much smaller as there are fewer, or outputs of others drift away at once."""
+
+_SLOWEST = 0.2
+"""Part of the usual learning rate that remains however few inputs there are."""
 
 _CONVOLUTIONAL = (64, 1e-3)
 _OTHER = (16, 5e-4)
@@ -70,7 +74,7 @@ def distill(
         minutes: Wall-clock time of the training.
         steps: Steps at most, instead of minutes or with them.
         lr: Largest learning rate; None: by the kind of the graph (1e-3 for convolutions, 5e-4
-            for the rest).
+            for the rest), less where there are few inputs.
         seed: Of the order of inputs.
         threads: Of torch and onnxruntime.
         checkpoint: Folder for the state, from which the same call goes on after an interruption,
@@ -162,7 +166,10 @@ def _distill(
         elif minutes is not None:
             few = make_steps(original, _first(learn, 2 * size), size, padding)
             size = paced(size, seconds_of(student, teacher, matches, few), minutes, steps)
-        recipe = Recipe(usual if lr is None else lr, minutes, steps, seed, size)
+        samples = sum(b.samples for b in learn)
+        recipe = Recipe(
+            usual_rate(usual, samples) if lr is None else lr, minutes, steps, seed, size
+        )
         train = make_steps(original, learn, size, padding)
         state = Training(
             student,
@@ -182,7 +189,6 @@ def _distill(
     if state.best_step:
         student.write_back(copy)
         copy.metadata_props[DISTILLED] = str(state.best_step)
-    samples = sum(b.samples for b in learn)
     report = DistillReport(
         steps=state.step,
         seconds=state.seconds,
@@ -229,6 +235,11 @@ def _kind(student: OnnxModule) -> tuple[int, float]:
     sizes = [(p.ndim, p.numel()) for p in student.weights.values()]
     kernels = sum(n for rank, n in sizes if rank >= 4)
     return _CONVOLUTIONAL if 2 * kernels >= sum(n for _, n in sizes) else _OTHER
+
+
+def usual_rate(rate: float, samples: int) -> float:
+    """The learning rate of a kind of graph, for so many inputs to learn from."""
+    return rate * min(1.0, max(_SLOWEST, samples / FEW))
 
 
 def _fitting(size: int, model: ir.Model, plan: Plan) -> int:

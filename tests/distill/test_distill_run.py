@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 from graphprune.certify.drift import compare_on  # noqa: E402
 from graphprune.distill.matches import find_matches  # noqa: E402
 from graphprune.distill.ops import OPS  # noqa: E402
-from graphprune.distill.run import DISTILLED, distill  # noqa: E402
+from graphprune.distill.run import DISTILLED, FEW, distill, usual_rate  # noqa: E402
 from graphprune.errors import (  # noqa: E402
     CertificateError,
     UnsupportedModelError,
@@ -115,6 +115,14 @@ def test_a_budget_of_time_ends(pruned: Pruned) -> None:
     _, report = distill(*pruned.all, minutes=0.02)
     assert 1.0 < report.seconds < 30
     assert report.steps > 3
+
+
+def test_few_inputs_are_learnt_from_slowly(pruned: Pruned) -> None:
+    assert usual_rate(1e-3, FEW) == usual_rate(1e-3, 30 * FEW) == 1e-3
+    assert usual_rate(1e-3, FEW // 2) == pytest.approx(5e-4)
+    assert usual_rate(1e-3, 4) == usual_rate(1e-3, 40) == pytest.approx(2e-4)
+    _, report = distill(*pruned.all, steps=1)
+    assert report.lr < distill(*pruned.all, steps=1, lr=1e-3)[1].lr
 
 
 def test_few_inputs_are_warned_about(pruned: Pruned) -> None:
