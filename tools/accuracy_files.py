@@ -6,7 +6,6 @@ import json
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +27,16 @@ KNOWN = 12
 def magika(packages: Path, cache: Path) -> Case:
     """What type a file is; which files is decided once, in the cache. Folders that are scored are others
     than those of calibration, and hold types that these do not."""
-    return _case(packages, cache, "files", apart=True)
+    return _case(packages, cache, "magika", apart=True)
 
 
 def magika_same_folders(packages: Path, cache: Path) -> Case:
     """The same, for a user whose calibration files are of the kind that is asked about: of each type one
     half is free and the other scored, in whatever folders they lie."""
-    case = _case(packages, cache, "files-same-folders", apart=False)
-    return replace(case, name="magika-same-folders")
+    return _case(packages, cache, "magika-same-folders", apart=False)
 
 
-def _case(packages: Path, cache: Path, stem: str, *, apart: bool) -> Case:
+def _case(packages: Path, cache: Path, name: str, *, apart: bool) -> Case:
     config = packages / "magika/models/standard_v3_3/config.min.json"
     labels: list[str] = json.loads(config.read_text())["target_labels_space"]
     roots = (Path(sysconfig.get_paths()["purelib"]), *ROOTS)
@@ -56,7 +54,7 @@ def _case(packages: Path, cache: Path, stem: str, *, apart: bool) -> Case:
             "free": np.stack([real_data.head_and_tail(f.path) for f in free]),
         }
 
-    data = stored(cache / f"{stem}.npz", make)
+    data = stored(cache / f"{name}.npz", make)
 
     def make_more() -> dict[str, np.ndarray]:
         """Files of any kind, known or not, for those who ask for more than are known."""
@@ -75,7 +73,7 @@ def _case(packages: Path, cache: Path, stem: str, *, apart: bool) -> Case:
     def calibrate(seed: int, count: int) -> list[Feeds]:
         free = data["free"]
         if count > len(free):
-            free = stored(cache / f"{stem}-more.npz", make_more)["free"]
+            free = stored(cache / f"{name}-more.npz", make_more)["free"]
         order = np.random.default_rng(seed).permutation(len(free))[:count]
         return in_batches(free[order], "bytes", lambda rows: rows)
 
@@ -91,14 +89,14 @@ def _case(packages: Path, cache: Path, stem: str, *, apart: bool) -> Case:
 
     def score(run: Run) -> Scores:
         found, truth = types(run, data["scored"]), data["labels"]
-        known = np.isin(truth, stored(cache / f"{stem}-known.npz", make_known)["known"])
+        known = np.isin(truth, stored(cache / f"{name}-known.npz", make_known)["known"])
         return {
             "accuracy": metrics.accuracy(found, truth),
             "accuracy of known types": metrics.accuracy(found[known], truth[known]),
         }
 
     path = packages / "magika/models/standard_v3_3/model.onnx"
-    return Case("magika", "accuracy", 0.956, path, calibrate, score)
+    return Case(name, "accuracy", 0.956, path, calibrate, score)
 
 
 def halves(files: list[LabelledFile], *, apart: bool) -> Iterator[tuple[LabelledFile, bool]]:

@@ -2,7 +2,7 @@
 
 Everything comes from packages unpacked into one folder (see `tools/accuracy_cases.py`), or is drawn by
 a seeded generator. What is scored and what calibrates never overlap: other clips, other words, other
-domains, other directories.
+domains, other files, mostly of other directories.
 """
 
 from __future__ import annotations

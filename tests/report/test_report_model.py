@@ -13,7 +13,6 @@ from graphprune.errors import UsageError
 from graphprune.measure.latency import Latency, Timing, Verdict
 from graphprune.plan import GroupChoice, InitializerCut, Plan, Unpruned
 from graphprune.report.groups import group_reports
-from graphprune.report.layout import shorten
 from graphprune.report.model import GroupReport, Metric, Report, Side
 from graphprune.report.terminal import headline, print_report
 
@@ -220,8 +219,3 @@ def test_plain_in_a_pipe(tmp_path: Path):
 def test_brackets_in_names_are_no_markup():
     odd = GroupReport("[red]conv[/red][0]", "channel", 4, 2, (), (0, 1))
     assert "[red]conv[/red][0]" in text(replace(report(), groups=(odd,)))
-
-
-def test_long_names_keep_their_end():
-    assert shorten("/model/layers.3/attention/query", 12) == "...ion/query"
-    assert shorten("short", 12) == "short"
